@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,29 @@ from lora_ext.training.standalone_run import train
 
 TEMPLATE = shapes.TEMPLATES[0]
 WITHOUT_RED = tuple(text for text in shapes.SCENE_PROMPTS if "red" not in text)
-KEPT, JUDGED_KEPT = WITHOUT_RED[24:36], WITHOUT_RED[:24]
+JUDGED = 24
 
 
-def scenes_with_red() -> list[str]:
-    """Every shape with red once as the shape's and once as the ground's colour, in an order that mixes them."""
-    others = [name for name in shapes.SHAPE_COLOURS if name not in ("red", "blue")]
-    names = list(shapes.SHAPES)
-    pairs = [(a, b) for other in others for a, b in ((("red", other)), ((other, "red")))]
+def mixed_scenes(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Every shape in every pair of colours (shape, ground), in an order that mixes both."""
+    names, count = list(shapes.SHAPES), len(pairs)
     return [
-        TEMPLATE.format(
-            colour=pairs[(i * 5 + j) % len(pairs)][0], ground=pairs[(i * 5 + j) % len(pairs)][1], shape=name
-        )
-        for j in range(6)
+        TEMPLATE.format(colour=pairs[at][0], ground=pairs[at][1], shape=name)
+        for j in range(count)
         for i, name in enumerate(names)
+        for at in [(i * 5 + j) % count]
     ]
 
 
-RED = scenes_with_red()
+OTHERS = [name for name in shapes.SHAPE_COLOURS if name not in ("red", "blue")]
+RED = mixed_scenes([pair for other in OTHERS for pair in (("red", other), (other, "red"))])
+"""72 scenes with red and without blue: the first half is for training."""
+KEPT = [
+    text
+    for text in mixed_scenes([(a, b) for a in (*OTHERS, "blue") for b in (*OTHERS, "blue") if a != b])
+    if text not in WITHOUT_RED[:JUDGED]
+]
+"""Scenes without red that are not judged."""
 SIZED = [f"a green {shape} on a white background" for shape in ("circle", "square", "cross", "diamond")]
 UNFRAMED = [text for text in shapes.SCENE_PROMPTS if "white" not in text][:24]
 JUDGED_SIZES = [text for text in WITHOUT_RED if text not in SIZED][:12]
@@ -63,11 +69,16 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 MODES: dict[str, dict[str, Any]] = {
     "ileco": {
-        "original_prompt": "|".join(RED[:12]),
-        "target_prompt": "|".join(text.replace("red", "blue") for text in RED[:12]),
-        "keep_prompts": "|".join(KEPT),
-        "network_targets": "cross_attention",
-        "denoise_steps": 3,
+        "original_prompt": "|".join(RED[:36]),
+        "target_prompt": "|".join(text.replace("red", "blue") for text in RED[:36]),
+        "keep_prompts": "|".join(KEPT[:36]),
+        "network_include": ("*attn2.to_k", "*attn2.to_v"),
+    },
+    "erase": {
+        "mode": "ileco",
+        "original_prompt": "|".join(text for text in KEPT if "ring" in text),
+        "keep_prompts": "|".join([text for text in KEPT if "ring" not in text][:36]),
+        "network_include": ("*attn2.to_k", "*attn2.to_v"),
     },
     "slider": {
         "original_prompt": "|".join(SIZED),
@@ -100,15 +111,32 @@ def obeyed(images: Sequence[Image.Image], prompts: Sequence[str]) -> np.ndarray:
 
 def judge_ileco(model: StandaloneModel, out: Path) -> None:
     """Prints the shares of prompts with red that turned and of others that changed."""
-    new, blue = RED[12:36], [text.replace("red", "blue") for text in RED[12:36]]
-    before = obeyed(drawn(model, out, JUDGED_KEPT), JUDGED_KEPT)
-    right = obeyed(drawn(model, out, blue), blue)
-    turned = obeyed(drawn(model, out, new, "<lora:ileco:1>"), blue)
-    after = obeyed(drawn(model, out, JUDGED_KEPT, "<lora:ileco:1>"), JUDGED_KEPT)
-    print(
-        f"ileco: {turned.sum()} of {len(new)} turned (the model itself draws {right.sum()} of them right in blue); "
-        f"{(before & ~after).sum()} of {before.sum()} without red changed"
-    )
+    held = RED[36:]
+    blue = [text.replace("red", "blue") for text in held]
+    right = np.flatnonzero(obeyed(drawn(model, out, blue), blue))[:JUDGED]
+    turned = obeyed(drawn(model, out, [held[i] for i in right], "<lora:ileco:1>"), [blue[i] for i in right])
+    print(f"ileco: {turned.sum()} of {len(right)} turned; {changed(model, out, 'ileco', WITHOUT_RED[:JUDGED])}")
+
+
+def judge_erase(model: StandaloneModel, out: Path) -> None:
+    """Prints how many of the new prompts with a ring still show one, and how many others changed."""
+    rings = [TEMPLATE.format(colour=a, ground=b, shape="ring") for a, b in permutations(shapes.SHAPE_COLOURS, 2)]
+    rings = [text for text in rings if text not in KEPT]
+    right = np.flatnonzero(obeyed(drawn(model, out, rings), rings))[:JUDGED]
+    asked = [rings[i] for i in right]
+    left = [
+        fits["ring"] >= 0.72
+        for image, text in zip(drawn(model, out, asked, "<lora:erase:1>"), asked, strict=True)
+        for fits in [shapes.shape_fits(image, shapes.parse_scene_caption(text))]
+    ]
+    others = [text for text in shapes.SCENE_PROMPTS if "ring" not in text and text not in KEPT[:60]][:JUDGED]
+    print(f"erase: {len(left) - sum(left)} of {len(left)} rings are gone; {changed(model, out, 'erase', others)}")
+
+
+def changed(model: StandaloneModel, out: Path, name: str, prompts: Sequence[str]) -> str:
+    """Says how many prompts that were obeyed are not any more with the LoRA."""
+    before, after = (obeyed(drawn(model, out, prompts, tag), prompts) for tag in ("", f"<lora:{name}:1>"))
+    return f"{(before & ~after).sum()} of {before.sum()} others changed"
 
 
 def area(image: Image.Image, scene: shapes.Scene) -> float:
@@ -133,7 +161,7 @@ def judge_slider(model: StandaloneModel, out: Path) -> None:
 def save_pair(folder: Path) -> dict[str, str]:
     """Saves the pair of addift; the options that name it."""
     folder.mkdir(parents=True, exist_ok=True)
-    scene = shapes.Scene("circle", "red", "green")
+    scene = shapes.Scene("circle", "red", "black")
     made = {"original_image": scene, "target_image": replace(scene, style="framed")}
     for name, drawn_scene in made.items():
         shapes.draw_scene(drawn_scene).save(folder / f"{name}.png")
@@ -149,7 +177,7 @@ def judge_addift(model: StandaloneModel, out: Path) -> None:
         print(f"addift {weight}: {found.sum()} of {len(found)} framed (by the word alone {asked.sum()})", flush=True)
 
 
-JUDGES = {"ileco": judge_ileco, "slider": judge_slider, "addift": judge_addift}
+JUDGES = {"ileco": judge_ileco, "erase": judge_erase, "slider": judge_slider, "addift": judge_addift}
 
 
 def main() -> None:
@@ -169,7 +197,7 @@ def main() -> None:
             out = (options.out or Path(temporary)) / mode
             own = {**MODES[mode], **(save_pair(out / "pair") if mode == "addift" else {})}
             made = recipe_from_settings(
-                {**COMMON, **own, "mode": mode, "output_name": mode, "output_dir": str(out), **more}
+                {**COMMON, "mode": mode, **own, "output_name": mode, "output_dir": str(out), **more}
             )
             if not (out / f"{mode}.safetensors").exists():
                 used = time.process_time()

@@ -16,6 +16,7 @@ from tiny_trainable_model import recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
+from lora_ext.inject import find_layer_targets
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.config.recipe_io import recipe_from_settings
@@ -23,7 +24,7 @@ from lora_ext.train.data.pair_dataset import PairDataset, find_pairs
 from lora_ext.train.data.training_data import load_training_data
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.objectives import build_objective
-from lora_ext.train.run.pair_objective import pair_timestep
+from lora_ext.train.run.pair_objective import pair_prompts, pair_timestep
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.training.standalone_run import SilentHost
 
@@ -52,11 +53,13 @@ def pairs_recipe(out: Path, pair: tuple[Path, Path], **more: Any) -> Recipe:
         ({"mode": "addift", "original_image": "a"}, "mode addift needs original_image and target_image"),
         ({"mode": "multi-addift", "diff_target_name": "_b"}, "mode multi-addift needs train_data_dir"),
         ({"mode": "multi-addift", "train_data_dir": "a"}, "mode multi-addift needs one of diff_target_name"),
-        ({"original_image": "a"}, "original_image belongs to mode addift, not to pictures"),
+        ({"original_image": "a"}, "original_image belongs to mode addift or difference, not to pictures"),
         (
             {"mode": "addift", "original_image": "a", "target_image": "b", "color_aug": True},
             "color_aug belongs to mode",
         ),
+        ({"mode": "difference", "target_image": "a"}, "mode difference needs original_image, or diff_load_1st_pass"),
+        ({"mode": "difference", "diff_load_1st_pass": "a"}, "diff_load_1st_pass needs target_image"),
     ],
 )
 def test_what_does_not_belong_to_a_pair_is_refused(settings: dict[str, Any], sentence: str) -> None:
@@ -164,3 +167,76 @@ def test_a_resumed_run_is_the_same(tmp_path: Path, pair: tuple[Path, Path]) -> N
     for layer_id, adapter in first.adapters.items():
         assert all(torch.equal(t, second.adapters[layer_id].tensors[n]) for n, t in adapter.tensors.items())
     assert first.metadata["ss_mode"] == "addift" and {layer_id.part for layer_id in first.adapters} == {"unet"}
+
+
+def test_rows_take_turns_with_the_prompts_of_a_pair() -> None:
+    assert [pair_prompts("a | b |", step, 2) for step in range(4)] == [["a", "b"], ["a", "b"], ["", "a"], ["", "a"]]
+    assert pair_prompts(None, 0, 2) == ["", ""]
+
+
+def difference_recipe(out: Path, pair: tuple[Path, Path], **more: Any) -> Recipe:
+    settings = {"mode": "difference", "original_prompt": "a b", "output_name": "d", "save_precision": "float"}
+    return pairs_recipe(out, pair, **{**settings, **more})
+
+
+def test_the_second_pass_learns_the_target_on_a_model_that_has_the_copy(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """traintrain's formula: ‖ε − ε_{W + ΔW(copy) + ΔW}(x_t, the prompt of both)‖² of the target, at ΔW = 0."""
+    made, host, seen = difference_recipe(tmp_path, pair, max_train_steps=1), tiny_model(), []
+    predict = type(host).predict
+
+    def recorded(model: Any, *args: Any) -> torch.Tensor:
+        seen.append(args)
+        return predict(model, *args)
+
+    monkeypatch.setattr(type(host), "predict", recorded)
+    before = {name: p.clone() for name, p in host.parts()["unet"].named_parameters()}
+    second = TrainingRun(host, made, SilentHost()).run()
+    assert second.file == tmp_path / "d.safetensors" and len(seen) == 2
+    assert all(torch.equal(p, before[name]) for name, p in host.parts()["unet"].named_parameters())
+    copy = load_lora_file(tmp_path / "d-copy.safetensors")
+    losses = [float((tmp_path / f"{name}.csv").read_text().splitlines()[1].split(",")[2]) for name in ("d-copy", "d")]
+    targets = find_layer_targets("unet", host.parts()["unet"])
+    for path, (x, steps, context, _), loss in zip(pair, seen, losses, strict=True):
+        pixels = torch.from_numpy(np.asarray(Image.open(path), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        latents = host.encode_images(pixels).numpy()
+        abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2)[steps].reshape(
+            -1, 1, 1, 1
+        )
+        noise = (x.numpy() - np.sqrt(abar) * latents) / np.sqrt(1 - abar)
+        torch.testing.assert_close(context.states, host.encode_text(["a b"] * 2).states)
+        with torch.no_grad():
+            found = predict(host, x, steps, context, None).numpy()
+            for layer_id, adapter in copy.adapters.items():  # for the second pass
+                weight = targets[layer_id].module.weight
+                weight += adapter.delta(weight)
+        assert loss == pytest.approx(((found - noise) ** 2).mean(), rel=1e-3)
+
+
+@pytest.mark.long
+def test_both_passes_resume_and_a_saved_copy_is_used_again(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    more = {"save_every_n_steps": 2, "save_state": True}
+
+    def trained(out: str, **settings: Any) -> dict[Any, Any]:
+        result = TrainingRun(
+            tiny_model(), difference_recipe(tmp_path / out, pair, **more, **settings), SilentHost()
+        ).run()
+        assert result.file is not None and result.file.name == "d.safetensors"
+        file = load_lora_file(result.file)
+        assert file.metadata["ss_mode"] == "difference"
+        return {(layer_id, name): t for layer_id, a in file.adapters.items() for name, t in a.tensors.items()}
+
+    whole, copy = trained("a"), tmp_path / "a" / "d-copy.safetensors"
+    for number, settings in enumerate(
+        (
+            {"diff_load_1st_pass": str(copy), "original_image": None},
+            {"resume": str(tmp_path / "a" / "d-step00000002-state")},
+            {"resume": str(tmp_path / "a" / "d-copy-step00000002-state")},
+        )
+    ):
+        again = trained(f"b{number}", **settings)
+        assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    copy.unlink()
+    with pytest.raises(TrainError, match="give that file as diff_load_1st_pass"):
+        trained("c", resume=str(tmp_path / "a" / "d-step00000002-state"))

@@ -9,21 +9,22 @@ from .recipe import Recipe
 
 _PAIRS = ("addift", "multi-addift")
 _FIELDS = {
-    "original_prompt": ("ileco", "slider", *_PAIRS),
+    "original_prompt": ("ileco", "slider", *_PAIRS, "difference"),
     "target_prompt": ("ileco", *_PAIRS),
     "keep_prompts": ("ileco", "slider"),
     "positive_prompt": ("slider",),
     "negative_prompt": ("slider",),
     "kept_attributes": ("slider",),
     "denoise_steps": ("ileco", "slider"),
-    "original_image": ("addift",),
-    "target_image": ("addift",),
+    "original_image": ("addift", "difference"),
+    "target_image": ("addift", "difference"),
+    "diff_load_1st_pass": ("difference",),
     "diff_target_name": ("multi-addift",),
     "target_data_dir": ("multi-addift",),
     "diff_use_diff_mask": _PAIRS,
     "train_data_dir": ("pictures", "multi-addift"),
-    "flip_aug": ("pictures", *_PAIRS),
-    "random_crop": ("pictures", *_PAIRS),
+    "flip_aug": ("pictures", *_PAIRS, "difference"),
+    "random_crop": ("pictures", *_PAIRS, "difference"),
 }
 """Option → the modes that use it."""
 _PICTURES_ONLY = (
@@ -44,7 +45,8 @@ def mode_problems(recipe: Recipe) -> Iterator[str]:
     for name in _PICTURES_ONLY:
         if getattr(recipe, name):
             yield f"{name} belongs to mode pictures; leave it out in mode {recipe.mode}"
-    yield from _pairs(recipe) if recipe.mode in _PAIRS else _prompts(recipe)
+    checks = {"ileco": _prompts, "slider": _prompts, "difference": _difference}
+    yield from checks.get(recipe.mode, _pairs)(recipe)
 
 
 def _pairs(recipe: Recipe) -> Iterator[str]:
@@ -57,6 +59,13 @@ def _pairs(recipe: Recipe) -> Iterator[str]:
             "mode multi-addift needs one of diff_target_name, the ending of the changed pictures' names, and "
             "target_data_dir, a folder of them"
         )
+
+
+def _difference(recipe: Recipe) -> Iterator[str]:
+    if not (recipe.original_image or recipe.diff_load_1st_pass):
+        yield "mode difference needs original_image, or diff_load_1st_pass, a LoRA of it that an earlier run has saved"
+    elif recipe.diff_load_1st_pass and not recipe.target_image:
+        yield "diff_load_1st_pass needs target_image, the picture after the change"
 
 
 def _prompts(recipe: Recipe) -> Iterator[str]:

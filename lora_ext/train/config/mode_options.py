@@ -15,16 +15,23 @@ class ModeOptions:
     mode: str = recipe_option(
         "pictures",
         "what is learned from: pictures; ileco (one prompt becomes another); slider (two opposite prompts); "
-        "addift, multi-addift (pairs of pictures, before and after a change)",
+        "addift, multi-addift (pairs of pictures, before and after a change); difference (a copy of the "
+        "first picture is learned and left out)",
         "mode",
         TRAINING_MODES,
         basic=True,
     )
     original_prompt: str | None = recipe_option(
-        None, "ileco: prompt that is changed; slider: prompt it acts on; several are separated by |", "mode"
+        None,
+        "ileco: prompt that is changed; slider: prompt it acts on; addift: prompt of the first picture; difference: of "
+        "both; several are separated by |, but not for difference",
+        "mode",
     )
     target_prompt: str | None = recipe_option(
-        None, "ileco: what original_prompt becomes, one for all or one for each; empty erases it", "mode"
+        None,
+        "ileco: what original_prompt becomes, one for all or one for each; empty erases it; addift: prompt of the "
+        "second picture",
+        "mode",
     )
     keep_prompts: str | None = recipe_option(
         None, "prompts that stay as they are, separated by |; with them the empty one", "mode"
@@ -40,8 +47,12 @@ class ModeOptions:
     denoise_steps: int = recipe_option(
         0, "ileco, slider: steps that denoise a start to its timestep; 0 starts from noise", "mode", low=0, high=100
     )
-    original_image: str | None = recipe_option(None, "addift: the picture before the change", "mode", kind="file")
-    target_image: str | None = recipe_option(None, "addift: the picture after the change", "mode", kind="file")
+    original_image: str | None = recipe_option(
+        None, "addift, difference: the picture before the change", "mode", kind="file"
+    )
+    target_image: str | None = recipe_option(
+        None, "addift, difference: the picture after the change", "mode", kind="file"
+    )
     diff_target_name: str | None = recipe_option(
         None, "multi-addift: ending of the changed pictures' names, such as _closed", "mode"
     )
@@ -51,6 +62,9 @@ class ModeOptions:
     diff_use_diff_mask: bool = recipe_option(False, "addift: learn only where the two pictures differ", "mode")
     diff_alt_ratio: float = recipe_option(
         1.0, "addift: strength of the steps back, from the changed picture to the other", "mode", low=0, high=10
+    )
+    diff_load_1st_pass: str | None = recipe_option(
+        None, "difference: LoRA of the first picture that an earlier run saved as NAME-copy", "mode", kind="file"
     )
     pair_weight: float = recipe_option(
         0.25, "addift: weight of the LoRA while it learns; with a smaller one it is stronger", "mode", low=0, high=10

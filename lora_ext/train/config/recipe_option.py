@@ -41,7 +41,7 @@ NETWORK_TARGETS = (
     "transformer", "attention", "attention_ff", "cross_attention", "cross_attention_ff", "self_attention",
     "self_attention_ff", "resnet", "all",
 )  # fmt: skip
-TRAINING_MODES = ("pictures", "ileco", "slider", "addift", "multi-addift")
+TRAINING_MODES = ("pictures", "ileco", "slider", "addift", "multi-addift", "difference")
 PRIOR_LOSS_TARGETS = ("picture", "model")
 LR_SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr",

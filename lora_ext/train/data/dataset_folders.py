@@ -12,7 +12,7 @@ from ..config.recipe import Recipe
 from .caption_lists import find_caption_list
 from .dataset_toml import load_dataset_toml
 from .image_files import is_image_file
-from .subset import Subset, check_folder, load_subset
+from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder, load_subset
 from .table_files import unpack_tables
 
 Notify = Callable[[str], None]
@@ -21,7 +21,7 @@ COMMON_IMAGE_SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".tif")
 
 
 def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Subset]:
-    """Finds all folders of a recipe.
+    """Finds all folders of a recipe; in mode difference the one picture of the pass.
 
     Args:
         recipe: The settings.
@@ -33,6 +33,8 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
     Raises:
         TrainError: No folder is given, one is missing, or there are no training images.
     """
+    if recipe.mode == "difference":
+        return [_single_picture(recipe)]
     if recipe.dataset_config:
         found = load_dataset_toml(Path(recipe.dataset_config), recipe, notify)
     elif recipe.train_data_dir:
@@ -51,6 +53,23 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
             f"(10 repeats); pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
         )
     return [subset for subset in found if subset.files]
+
+
+def _single_picture(recipe: Recipe) -> Subset:
+    """The target picture of mode difference, or in its first pass the original. Raises TrainError."""
+    name = "target_image" if recipe.target_image else "original_image"
+    path = Path(getattr(recipe, name))
+    if not path.is_file():
+        raise TrainError(f"{name} {path} is not a file; give a picture")
+    return Subset(
+        path.parent,
+        (path,),
+        BATCHES_PER_EPOCH * recipe.train_batch_size,
+        bucket_rules=bucket_rules(recipe),
+        augmentation=augmentation_rules(recipe),
+        batch_size=recipe.train_batch_size,
+        listed_captions={path: recipe.original_prompt or ""},
+    )
 
 
 def concept_of_folder(folder: Path) -> str:

@@ -22,9 +22,8 @@ from .dataset import Dataset, TrainingSample
 from .dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from .image_files import ImageCrop, apply_crop, choose_crop, image_to_pixels, is_image_file
 from .picture_edit import load_cropped_image
-from .prompt_dataset import BATCHES_PER_EPOCH
 from .sample_order import ImageRepeat, keyed_random_number
-from .subset import Subset, augmentation_rules, bucket_rules, check_folder
+from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder
 
 LEAST_DIFFERENCE = 10
 """Sum over the colours, each 0..255, above which a pixel of a pair differs, as in traintrain."""

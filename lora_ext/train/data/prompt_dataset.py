@@ -17,10 +17,8 @@ from .buckets import fit_to_bucket
 from .dataset import Dataset, TrainingSample
 from .dataset_scan import DatasetImage, DatasetScan
 from .sample_order import ImageRepeat
-from .subset import Subset, bucket_rules
+from .subset import BATCHES_PER_EPOCH, Subset, bucket_rules
 
-BATCHES_PER_EPOCH = 100
-"""Least batches of an epoch, so that an epoch is worth a file or a sample."""
 LATENT_CHANNELS = 4
 
 

@@ -14,6 +14,9 @@ from .caption_lists import find_caption_list, load_caption_list
 from .captions import CaptionRules, checked_caption_suffix
 from .image_files import AugmentationRules, is_image_file
 
+BATCHES_PER_EPOCH = 100
+"""Least batches of an epoch of modes without folders, so that an epoch is worth a file or a sample."""
+
 
 @dataclass(frozen=True)
 class Subset:

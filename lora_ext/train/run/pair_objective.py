@@ -30,6 +30,22 @@ def pair_timestep(recipe: Recipe, step: int, total: int) -> int:
     return min(int(low + (high - low) / (2 * RANGE_PARTS) * (step // 2 % RANGE_PARTS * 2 + 1)), total - 1)
 
 
+def pair_prompts(text: str | None, step: int, count: int) -> list[str]:
+    """The prompts of a step's rows: those between `|` take turns, and two steps, forth and back, have the same.
+
+    Args:
+        text: `original_prompt` or `target_prompt`.
+        step: Optimizer steps before this one.
+        count: Rows of a batch.
+
+    Example:
+        >>> pair_prompts("a cat | a dog |", 2, 2)
+        ['', 'a cat']
+    """
+    prompts = [part.strip() for part in (text or "").split("|")]
+    return [prompts[(step // 2 * count + row) % len(prompts)] for row in range(count)]
+
+
 class PairObjective(TrainingObjective):
     """The loss between the network's prediction of one noised picture and the base model's of the other.
 
@@ -49,7 +65,7 @@ class PairObjective(TrainingObjective):
         start, end = (before, after) if forth else (after, before)
         with torch.no_grad():
             with self.network.detached():
-                context = self.encode_captions([recipe.original_prompt or ""] * len(batch))
+                context = self.encode_captions(pair_prompts(recipe.original_prompt, batch.step, len(batch)))
                 x = add_noise(recipe, start, noise, steps, self.abar_on_device, generators[0])
                 wanted = self.model.predict(x, steps, context, sizes)
             if self.prediction == "v_prediction":  # the same noise in another picture is another velocity
@@ -57,7 +73,7 @@ class PairObjective(TrainingObjective):
                 wanted = wanted - scale * (end - start).to(wanted.dtype)
         self.network.set_weight(recipe.pair_weight if forth else -recipe.pair_weight * recipe.diff_alt_ratio)
         x = add_noise(recipe, end, noise, steps, self.abar_on_device, generators[0])
-        context = self.encode_captions([recipe.target_prompt or ""] * len(batch))
+        context = self.encode_captions(pair_prompts(recipe.target_prompt, batch.step, len(batch)))
         predicted = self.model.predict(x, steps, context, sizes)
         weights = None if bool((batch.weights == 1).all()) else send_to_device(batch.weights, self.device)
         mask = None if batch.mask is None else send_to_device(batch.mask, self.device)

@@ -244,6 +244,8 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     recipe = data.recipe
     train = [p for p in data.images if not _is_regularisation(data, p.subset)]
     regular = len(data.images) - len(train)
+    if recipe.mode == "difference" and recipe.original_image and recipe.target_image and not recipe.diff_load_1st_pass:
+        yield "mode difference trains twice, first a copy of original_image; steps and time are those of one pass"
     if steps > MANY_STEPS:
         yield f"{steps:,} steps are unusually many; fewer repeats or epochs may be meant"
     without_text = sum(not p.caption for p in train)

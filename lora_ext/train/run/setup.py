@@ -143,12 +143,14 @@ def report_preflight(
     return report
 
 
-def checked_sample_specs(recipe: Recipe, model: TrainableModel) -> list[SampleSpec]:
+def checked_sample_specs(recipe: Recipe, model: TrainableModel, notify: Callable[[str], None]) -> list[SampleSpec]:
     """The sample prompts. Raises LoraError, also for one that could not be generated later."""
     side = model.native_size
     usual = SampleSpec("", width=side, height=side, sampler=recipe.sample_sampler)
     if recipe.sample_prompts is not None:
         found = sample_images.load_sample_prompts(Path(recipe.sample_prompts), usual)
+        if not found:
+            notify(f"--sample_prompts {recipe.sample_prompts} has no prompt: no samples are generated")
     elif recipe.validation_prompt:
         found = [replace(usual, prompt=recipe.validation_prompt)] * recipe.num_validation_images
     else:
@@ -170,10 +172,11 @@ def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTrac
 
 
 def apply_base_weights(model: TrainableModel, recipe: Recipe, notify: Callable[[str], None]) -> AppliedNetworks:
-    """Adds the recipe's `base_weights` to the model; `close` restores it."""
+    """Adds the recipe's `base_weights`, and the first pass of mode difference, to the model; `close` restores it."""
     applied = AppliedNetworks(model, BAKED)
-    weights = (*recipe.base_weights_multiplier, *[1.0] * len(recipe.base_weights))
-    files = [load_lora_file(Path(path)) for path in recipe.base_weights]
+    paths = recipe.base_weights + ((recipe.diff_load_1st_pass,) if recipe.diff_load_1st_pass else ())
+    weights = (*recipe.base_weights_multiplier, *[1.0] * len(paths))
+    files = [load_lora_file(Path(path)) for path in paths]
     for fit in applied.apply([AdapterSpec(file, te=w, unet=w) for file, w in zip(files, weights, strict=False)]):
         notify(f"base_weights: {fit}")
     return applied

@@ -23,7 +23,7 @@ from ...protocols import HostInterface, TrainableModel
 from ..config.memory_check import check_process_count
 from ..config.recipe import Recipe
 from ..data.training_data import load_training_data
-from . import resume, sample_images, setup, training_state
+from . import first_pass, resume, sample_images, setup, training_state
 from .error_advice import nan_advice, out_of_memory_advice
 from .output_files import TrainingFileSaver, fixed_run_metadata
 from .preflight import PreflightReport
@@ -88,6 +88,11 @@ class TrainingRun:
         """
         begun = time.monotonic()
         try:
+            stopped_copy, self.recipe = first_pass.train_first_pass(
+                self.recipe, lambda first: replace(self, recipe=first).run(), self.reporter.notify
+            )
+            if stopped_copy is not None:
+                return stopped_copy
             with ExitStack() as stack:
                 self._set_up(stack)
                 stopped = self._train()
@@ -107,15 +112,13 @@ class TrainingRun:
         recipe, group, track = self.recipe, self.process_group, track_with_callback(self.reporter.show)
         check_process_count(recipe, group.world_size)
         setup.check_model(recipe, self.model, self.reporter.notify)
-        self.sample_specs = setup.checked_sample_specs(recipe, self.model)
-        if recipe.sample_prompts is not None and not self.sample_specs:
-            self.reporter.notify(f"--sample_prompts {recipe.sample_prompts} has no prompt: no samples are generated")
+        self.sample_specs = setup.checked_sample_specs(recipe, self.model, self.reporter.notify)
         setup.create_output_folder(self.folder)
         resumed = resume.load_resumed_state(recipe, self.reporter.notify)
         self.state.seed = setup.choose_run_seed(recipe, resumed, group)
         recipe = self.recipe = replace(recipe, seed=self.state.seed)
         stack.enter_context(self.model.prepared_for_training(setup.training_model_options(recipe)))
-        if recipe.base_weights:
+        if recipe.base_weights or recipe.diff_load_1st_pass:
             stack.enter_context(setup.apply_base_weights(self.model, recipe, self.reporter.notify))
         setup.fill_regularisation_folders(recipe, self.model, self.host, self.state.seed, group, track)
         self.data = load_training_data(recipe, self.state.seed, notify=self.reporter.notify, track=track)

@@ -35,6 +35,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 fused_backward_pass
                 original_prompt target_prompt keep_prompts positive_prompt negative_prompt kept_attributes
                 slider_guidance denoise_steps original_image target_image diff_target_name target_data_dir
+                diff_load_1st_pass
                 diff_use_diff_mask diff_alt_ratio pair_weight
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
                 module_dropout scale_weight_norms constraint freeze_down dylora_variant dylora_draw down_lr_weight
