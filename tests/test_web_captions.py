@@ -76,3 +76,12 @@ def test_a_change_that_is_only_counted_leaves_nothing_to_undo(api: Client) -> No
     counted = replaced(api, "cat", "lion", dry=True)
     assert (counted["changed"], counted["undo"]) == (2, None) and files(api) == before
     assert "no change 1" in api("POST", "/dataset/undo", 400, json={"change": 1})["error"]
+
+
+def test_whole_words_are_taken_out_of_sentences_and_tags(api: Client) -> None:
+    folder = api.root / "datasets" / "cats"
+    (folder / "c.png.txt").write_text("a big Red cat in the catalogue, red, on a bed", encoding="utf-8")
+    assert replaced(api, "red", whole_words=True)["changed"] == 2
+    assert load_caption(folder / "c.png") == "a big cat in the catalogue, on a bed"
+    assert replaced(api, "cat", "dog", whole_words=True)["changed"] == 3
+    assert load_caption(folder / "c.png") == "a big dog in the catalogue, on a bed"

@@ -65,14 +65,14 @@ class CaptionChanges:
         self._kept: dict[int, list[_ChangedFile]] = {}
         self._lock = threading.Lock()
 
-    def replace(self, dataset: str, find: str, replacement: str, *, whole_tags: bool, dry: bool) -> ReplacedCaptions:
+    def replace(self, dataset: str, find: str, replacement: str, *, extent: str, dry: bool) -> ReplacedCaptions:
         """Finds and replaces in all captions.
 
         Args:
             dataset: The data set's name.
             find: What to look for.
             replacement: What it becomes; empty takes it out.
-            whole_tags: Whether only whole tags between commas are replaced, in any case; else anywhere.
+            extent: "tags" or "words": whole ones in any case; "anywhere": any text, in this case.
             dry: Whether nothing is written.
 
         Returns:
@@ -85,8 +85,10 @@ class CaptionChanges:
             raise FileError("the text to find is empty")
 
         def change(caption: str) -> str:
-            if whole_tags:
+            if extent == "tags":
                 return _tags_replaced(caption, find.strip(), replacement.strip())
+            if extent == "words":
+                return _words_replaced(caption, find.strip(), replacement.strip())
             return caption.replace(find, replacement)
 
         return self._change(dataset, change, dry=dry)
@@ -220,6 +222,15 @@ def _tags_replaced(caption: str, find: str, replacement: str) -> str:
         tags = [tag.strip() for tag in line.split(",")]
         swapped = [replacement if re.fullmatch(re.escape(find), tag, re.IGNORECASE) else tag for tag in tags]
         lines.append(", ".join(tag for tag in dict.fromkeys(swapped) if tag) if swapped != tags else line)
+    return "\n".join(lines)
+
+
+def _words_replaced(caption: str, find: str, replacement: str) -> str:
+    """The caption with other words; blanks and commas around one that is taken out go with it."""
+    changed = re.sub(rf"(?<!\w){re.escape(find)}(?!\w)", lambda _: replacement, caption, flags=re.IGNORECASE)
+    if changed == caption or replacement:
+        return changed
+    lines = (re.sub(r" {2,}", " ", re.sub(r"(, *)+(?=,|$)", "", line)).strip(" ,") for line in changed.split("\n"))
     return "\n".join(lines)
 
 

@@ -60,12 +60,15 @@ class DescribeRequest(RequestBody):
 
 
 class ReplaceRequest(RequestBody):
-    """Find and replace in all captions of a dataset. dry: only count."""
+    """Find and replace in all captions of a dataset. whole_tags: between commas; whole_words: not within other words;
+    dry: only count.
+    """
 
     dataset: str
     find: str
     put: str = ""
     whole_tags: bool = False
+    whole_words: bool = False
     dry: bool = True
 
 
@@ -200,9 +203,8 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     @api.post("/dataset/replace")
     def replace(options: ReplaceRequest) -> ReplacedCaptions:
         """Finds and replaces in all captions, or counts what that would change."""
-        return captions.replace(
-            options.dataset, options.find, options.put, whole_tags=options.whole_tags, dry=options.dry
-        )
+        extent = "tags" if options.whole_tags else "words" if options.whole_words else "anywhere"
+        return captions.replace(options.dataset, options.find, options.put, extent=extent, dry=options.dry)
 
     @api.post("/dataset/tag")
     def tag(options: AddedTagRequest) -> ReplacedCaptions:

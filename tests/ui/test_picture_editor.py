@@ -1,4 +1,4 @@
-"""A picture is cropped and masked in the page, with the pointer and with the keyboard, and the change is undone."""
+"""Pictures are cropped and masked in the page, and captions changed by their words."""
 
 from __future__ import annotations
 
@@ -54,3 +54,36 @@ def test_crop_mask_and_undo(page: Any, server: Server) -> None:
     panel.get_by_role("button", name="Undo").click()
     page.get_by_text("Crop and mask changed").wait_for()
     assert not beside.exists() and picture.read_bytes() == before
+
+
+@pytest.mark.one_gradio
+def test_words_of_the_captions_filter_and_are_removed(page: Any, server: Server) -> None:
+    panel = go(page, "start")
+    captions = {"a": "a cat, red ball", "b": "a cat, outdoors", "c": "a dog, outdoors"}
+    panel.get_by_role("radio", name="Object").click()
+    panel.get_by_label("Name", exact=True).fill("words")
+    files = [(f"{name}.png", photo(number)) for number, name in enumerate(captions)]
+    send(page, files + [(f"{name}.txt", caption.encode()) for name, caption in captions.items()])
+    panel.get_by_text("3 captions came with them").wait_for()
+    panel.get_by_text("Captions (optional)").click()
+    box = panel.get_by_label("Caption of c.png")
+    box.click()
+    box.press_sequentially(", re")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert box.input_value() == "a dog, outdoors, red ball"
+    box.blur()
+    panel.locator(".lx-picture").get_by_text("saved", exact=True).wait_for()
+    panel.get_by_text("Words of the captions").click()
+    for word in ("outdoors", "a cat"):
+        panel.locator(".lx-cloud button", has_text=word).click()
+    panel.get_by_text("outdoors + a cat: in 1 captions, shown below").wait_for()
+    assert panel.locator(".lx-picture:visible textarea").evaluate_all("all => all.map(one => one.value)") == [
+        "a cat, outdoors"
+    ]
+    panel.locator(".lx-cloud button", has_text="outdoors").click()
+    panel.locator("[role=status]:visible").get_by_role("button", name="Remove from all").click()
+    page.get_by_text("2 captions changed").wait_for()
+    (folder,) = server.data.glob("datasets/words*")
+    found = [(folder / f"{name}.txt").read_text(encoding="utf-8").strip() for name in captions]
+    assert found == ["red ball", "outdoors", "a dog, outdoors, red ball"]

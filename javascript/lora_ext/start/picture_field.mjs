@@ -9,6 +9,7 @@ import { pictureUndo } from "../train/caption_undo.mjs";
 import { pictureGrid } from "../train/dataset_browser.mjs";
 import { editablePicture } from "../train/picture_editor.mjs";
 import { tagOfAll } from "../train/tag_of_all.mjs";
+import { wordCloud } from "../train/word_cloud.mjs";
 import { dropZone, takePasted } from "./drop_zone.mjs";
 import { uploadPictures } from "./picture_upload.mjs";
 import { uploadBar, uploadReport } from "./upload_report.mjs";
@@ -82,6 +83,7 @@ function captionBox(name, dataset, captioners, describe, onchange, aspect) {
             note(t("A caption says what is in the picture besides what is taught: place, clothes, light.")),
             captioners.length ? describePictures(name, captioners, showingErrors(describe)) : null,
             tagOfAll(name, onchange),
+            wordCloud(name, dataset.pictures, grid.filter, onchange),
             grid.element,
             grid.more,
         );

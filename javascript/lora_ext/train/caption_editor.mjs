@@ -18,6 +18,7 @@ import {
     textInput,
 } from "../controls/basic.mjs";
 import { captionsChanged } from "./caption_undo.mjs";
+import { suggestedTags, withSuggestedTag } from "./caption_words.mjs";
 import { editablePicture } from "./picture_editor.mjs";
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
@@ -47,7 +48,7 @@ export function findAndReplace(dataset, onchange) {
             );
             if (!dry) captionsChanged(dataset, replaced, onchange);
         });
-    const element = h(
+    return h(
         "details",
         {},
         summary(t("Find and replace")),
@@ -62,7 +63,6 @@ export function findAndReplace(dataset, onchange) {
         ),
         out,
     );
-    return { element, setFind: (/** @type {string} */ text) => void (find.value = text) };
 }
 
 /** The titles of the web UI's interrogators. @type {() => Record<string, string>} */
@@ -150,14 +150,58 @@ function captionDraft(picture, caption) {
     };
 }
 
+const MOST_SUGGESTIONS = 6;
+
+/**
+ * Tags of the other captions that may come next, while a caption is edited.
+ * @param {HTMLTextAreaElement} box
+ * @param {[string, number][]} tags of all captions, the most frequent first
+ */
+function tagSuggestions(box, tags) {
+    const chips = h("div", {
+        class: "lx-chips",
+        hidden: true,
+        "aria-label": t("Tags of the other captions"),
+        role: "group",
+    });
+    const add = (/** @type {string} */ tag) => {
+        box.value = withSuggestedTag(box.value, tag);
+        box.focus();
+        box.dispatchEvent(new Event("input"));
+    };
+    const show = () => {
+        const found = suggestedTags(tags, box.value, MOST_SUGGESTIONS);
+        chips.hidden = !found.length;
+        setChildren(
+            chips,
+            found.map((tag) =>
+                h(
+                    "button",
+                    { type: "button", class: "lx-chip", title: t("Adds this tag"), onclick: () => add(tag) },
+                    tag,
+                ),
+            ),
+        );
+    };
+    const leave = (/** @type {Event} */ event) => {
+        const to = /** @type {Node | null} */ (/** @type {FocusEvent} */ (event).relatedTarget);
+        if (to !== box && !chips.contains(to)) chips.hidden = true;
+    };
+    chips.addEventListener("pointerdown", (event) => event.preventDefault()); // the field keeps the focus
+    for (const name of ["input", "focus"]) box.addEventListener(name, show);
+    for (const one of [box, chips]) one.addEventListener("focusout", leave);
+    return chips;
+}
+
 /**
  * A picture with its caption.
  * @param {string} dataset
  * @param {DatasetPicture} picture
+ * @param {[string, number][]} tags of all captions, the most frequent first
  * @param {number} aspect width by height of the training
  * @param {() => unknown} onchange called when its crop or mask was changed
  */
-export function captionedPicture(dataset, picture, aspect, onchange) {
+export function captionedPicture(dataset, picture, tags, aspect, onchange) {
     const { name, caption, concept, bucket, repeats, time } = picture;
     const draft = captionDraft(`${dataset}/${name}`, caption);
     const box = textArea(3, draft.text, {
@@ -168,24 +212,22 @@ export function captionedPicture(dataset, picture, aspect, onchange) {
     const about = [bucket, `×${repeats}`, picture.cropped && t("cropped"), picture.masked && t("masked")];
     const state = h("small", {}, draft.text === caption ? about.filter(Boolean).join(" · ") : t("not saved yet"));
     let saved = caption;
-    box.addEventListener("input", () => draft.keep(box.value, saved));
     // A draft of before the reload is saved too when the field is left, although nothing was typed since then.
-    box.addEventListener(
-        "blur",
-        showingErrors(async () => {
-            const text = box.value;
-            if (text === saved) return;
-            await api("/dataset/caption", { method: "PUT", body: { dataset, picture: name, caption: text } });
-            saved = text;
-            draft.keep(box.value, saved);
-            state.textContent = t("saved");
-        }),
-    );
+    const save = showingErrors(async () => {
+        const text = box.value;
+        if (text === saved) return;
+        await api("/dataset/caption", { method: "PUT", body: { dataset, picture: name, caption: text } });
+        saved = picture.caption = text;
+        draft.keep(box.value, saved);
+        state.textContent = t("saved");
+    });
+    box.addEventListener("input", () => draft.keep(box.value, saved));
+    box.addEventListener("blur", save);
     const src = apiUrl("/dataset/thumbnail", { dataset, picture: name, v: time });
     return h(
         "div",
         { class: "lx-picture" },
         editablePicture({ dataset, picture: name }, h("img", { loading: "lazy", alt: name, src }), aspect, onchange),
-        h("div", {}, box, state),
+        h("div", {}, box, tagSuggestions(box, tags), state),
     );
 }

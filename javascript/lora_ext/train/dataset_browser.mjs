@@ -3,16 +3,44 @@ import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
-import { button, card, facts, field, note, select, summary } from "../controls/basic.mjs";
+import { button, card, facts, field, note, select } from "../controls/basic.mjs";
 import { captionedPicture, describePictures, findAndReplace } from "./caption_editor.mjs";
+import { countParts } from "./caption_words.mjs";
 import { trainingAspect } from "./crop_box.mjs";
 import { tagOfAll } from "./tag_of_all.mjs";
+import { wordCloud } from "./word_cloud.mjs";
 
 /** @typedef {import("../api_types").DatasetAnswer} Dataset */
 /** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
 /** @typedef {(request: import("./caption_editor.mjs").DescribeRequest) => Promise<unknown>} Describe starts a job */
 
 const PAGE_SIZE = 60;
+
+/**
+ * Buttons for the sizes of the pictures.
+ * @param {Dataset} dataset
+ * @param {(size: string) => void} choose "" for all
+ */
+function sizeChips(dataset, choose) {
+    /** @type {[string, string][]} */
+    const sizes = [
+        ["", t("all sizes")],
+        ...Object.entries(dataset.buckets).map(
+            ([size, count]) => /** @type {[string, string]} */ ([size, `${size} (${count})`]),
+        ),
+    ];
+    const mark = (/** @type {string} */ size) =>
+        chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(sizes[i][0] === size)));
+    const chips = sizes.map(([size, text]) => {
+        const onclick = () => {
+            mark(size);
+            choose(size);
+        };
+        return h("button", { type: "button", class: "lx-chip", title: t("Show pictures of this size"), onclick }, text);
+    });
+    mark("");
+    return h("div", { class: "lx-chips" }, chips);
+}
 
 /**
  * The pictures, a page at a time; those of one size, or all.
@@ -24,55 +52,37 @@ const PAGE_SIZE = 60;
 export function pictureGrid(name, dataset, aspect, onchange) {
     let bucket = "",
         shown = 0;
+    /** @type {((picture: import("../api_types").DatasetPicture) => boolean) | null} */
+    let isShown = null;
+    const captions = dataset.pictures.map(({ caption }) => caption);
+    const tags = countParts(captions, "tags");
     const element = h("div", { class: "lx-grid lx-dataset" });
     const more = button(t("Show more"), () => addPage(), { kind: "quiet" });
     const addPage = () => {
-        const pictures = dataset.pictures.filter((picture) => !bucket || picture.bucket === bucket);
+        const pictures = dataset.pictures.filter(
+            (picture) => (!bucket || picture.bucket === bucket) && (!isShown || isShown(picture)),
+        );
         const next = pictures.slice(shown, shown + PAGE_SIZE);
-        element.append(...next.map((picture) => captionedPicture(name, picture, aspect, onchange)));
+        element.append(...next.map((picture) => captionedPicture(name, picture, tags, aspect, onchange)));
         shown += next.length;
         more.hidden = shown >= pictures.length;
     };
-    /** @type {[string, string][]} */
-    const sizes = [
-        ["", t("all sizes")],
-        ...Object.entries(dataset.buckets).map(
-            ([size, count]) => /** @type {[string, string]} */ ([size, `${size} (${count})`]),
-        ),
-    ];
-    const chips = sizes.map(([size, text]) =>
-        h(
-            "button",
-            {
-                type: "button",
-                class: "lx-chip",
-                "aria-pressed": size === bucket,
-                title: t("Show pictures of this size"),
-                onclick: () => {
-                    bucket = size;
-                    chips.forEach((chip, i) => chip.setAttribute("aria-pressed", String(sizes[i][0] === size)));
-                    setChildren(element);
-                    shown = 0;
-                    addPage();
-                },
-            },
-            text,
-        ),
-    );
+    const begin = () => {
+        setChildren(element);
+        shown = 0;
+        addPage();
+    };
+    const sizes = sizeChips(dataset, (size) => {
+        bucket = size;
+        begin();
+    });
+    const filter = (/** @type {typeof isShown} */ to) => {
+        if (to === isShown && !to) return;
+        isShown = to;
+        begin();
+    };
     addPage();
-    return { element, more, sizes: h("div", { class: "lx-chips" }, chips) };
-}
-
-/** @param {Dataset} dataset @param {(tag: string) => void} onclick */
-function tagList({ tags }, onclick) {
-    const chips = Object.entries(tags).map(([tag, count]) =>
-        h(
-            "button",
-            { type: "button", class: "lx-chip", title: t("Find this tag"), onclick: () => onclick(tag) },
-            `${tag} ${count}`,
-        ),
-    );
-    return h("details", {}, summary(t("Tags: {0}", Object.keys(tags).length)), h("div", { class: "lx-chips" }, chips));
+    return { element, more, filter, sizes };
 }
 
 /**
@@ -86,7 +96,6 @@ function tagList({ tags }, onclick) {
  */
 function showDataset(place, folder, name, dataset, refresh, describing, aspect) {
     const pictures = pictureGrid(name, dataset, aspect, refresh);
-    const replacing = findAndReplace(name, refresh);
     setChildren(
         place,
         card(
@@ -99,9 +108,9 @@ function showDataset(place, folder, name, dataset, refresh, describing, aspect) 
             ]),
             dataset.skipped.map((line) => note(line, "bad")),
             pictures.sizes,
-            tagList(dataset, replacing.setFind),
+            wordCloud(name, dataset.pictures, pictures.filter, refresh),
             tagOfAll(name, refresh),
-            replacing.element,
+            findAndReplace(name, refresh),
             describing,
         ),
         pictures.element,
