@@ -125,8 +125,8 @@ class LowRank:
         alpha = float(self.rank) if alpha is None else alpha
         gain = self.gain.double() * (self.rank / alpha)
         root = torch.where((gain.abs() - 1).abs() < 1e-7, 1.0, gain.abs().sqrt())
-        up = (self.up.double() * (root * gain.sign())).float()
-        down = (self.down.flatten(1).double() * root[:, None]).float().reshape(self.down.shape)
+        up = self.up.float() * (root * gain.sign()).float()
+        down = (self.down.flatten(1).float() * root.float()[:, None]).reshape(self.down.shape)
         up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
         return {
             "lora_up.weight": up.contiguous(),

@@ -153,7 +153,7 @@ def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: RankRule, size: int
 
 def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     """Computes the core from R_l and G = RᵀR (see `reduce_rank`). size: min(m, n). Raises ToolError for NaN."""
-    square = r_left @ gram @ r_left.T
+    square = _product_around(r_left, gram)
     if not math.isfinite(float(square.sum())):
         raise ToolError("NaN or infinity")
     norm = math.sqrt(max(float(square.diagonal().sum()), 0.0))
@@ -172,14 +172,31 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     return _Core(torch.cat([gains, values[rank:]]), left, right @ rotation, norm)
 
 
+_BLOCK = 64
+"""Rows of a symmetric matrix that are computed at a time, from the diagonal on. Fewer rows make slower products."""
+
+
 def _gram(side: Tensor) -> Tensor:
-    """AᵀA. A wide A is split in halves, since one off-diagonal corner is the transpose of the other."""
-    half = side.shape[1] // 2
-    if half < 64:
-        return side.T @ side
-    one, two = side[:, :half], side[:, half:]
-    corner = one.T @ two
-    return torch.cat([torch.cat([_gram(one), corner], dim=1), torch.cat([corner.T, _gram(two)], dim=1)])
+    """AᵀA."""
+    size = side.shape[1]
+    gram = side.new_empty(size, size)
+    for start in range(0, size, _BLOCK):
+        end = start + _BLOCK
+        torch.mm(side[:, start:end].T, side[:, start:], out=gram[start:end, start:])
+        gram[end:, start:end] = gram[start:end, end:].T
+    return gram
+
+
+def _product_around(upper: Tensor, gram: Tensor) -> Tensor:
+    """R·G·Rᵀ of an upper triangular R and a symmetric G."""
+    size = len(upper)
+    product = gram.new_empty(size, size)
+    for start in range(0, size, _BLOCK):
+        end = start + _BLOCK
+        rows = upper[start:end, start:] @ gram[start:, start:]
+        torch.mm(rows, upper[start:, start:].T, out=product[start:end, start:])
+        product[end:, start:end] = product[start:end, end:].T
+    return product
 
 
 def approximate_delta(delta: Tensor, rule: RankRule | int) -> LowRankApproximation:

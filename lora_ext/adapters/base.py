@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import ClassVar
 
@@ -60,7 +61,7 @@ class Adapter:
         """The rank of the factors; None for kinds without a rank."""
         return None
 
-    @property
+    @cached_property
     def alpha(self) -> float | None:
         """The stored alpha; None when the file has none, which means alpha = rank."""
         alpha = self.tensors.get("alpha")

@@ -112,7 +112,7 @@ def _resized(
     bias = adapter.bias_delta() if adapter.kind == "LoRA" else None
     if bias is not None:
         extras["diff_b"] = bias
-    change = change_of(with_adapters(file, {layer_id: plain}, {}), layer_id)
+    change = change_of(file if plain is adapter else with_adapters(file, {layer_id: plain}, {}), layer_id)
     if change is None:
         report.unchanged.append(str(layer_id))
         report.add_note(f"{adapter.kind} layers need the base model's weights or have no rank, and stay as they are")
@@ -123,7 +123,8 @@ def _resized(
             report.add_note(f"rank {rule.rank} is more than some layers have; those keep their rank (capped)")
         report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, 1.0, change.low.frobenius()))
         return make_stored_adapter(adapter.tensors, dtype, layer_id, report)
-    scale = adapter.scaling() if adapter.kind == "LoRA" and adapter.scaling() > 0 else 1.0
+    scale = adapter.scaling() if adapter.kind == "LoRA" else 1.0
+    scale = scale if scale > 0 else 1.0
     try:  # at scale 1: the dynamic methods take a layer for zero by the size of its factors, whatever its alpha
         best = change.times(1 / scale).to(device).best_approximation(rule)
     except ToolError as error:
