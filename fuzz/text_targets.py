@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from lora_ext.adapter_spec import Presets, resolve_block_weights
+from lora_ext.adapters import Lora
 from lora_ext.block_weights import parse_block_presets, parse_block_weights, parse_element_rules
 from lora_ext.compare.axes import AXIS_KINDS, parse_axis
 from lora_ext.compare.axis_kinds import AxisContext
@@ -184,6 +187,12 @@ def _settings_targets(folder: Path) -> list[Target]:
         top_tags(found)
         parse_peft_metadata(found)
 
+    def adapter_config(path: Path) -> None:
+        config = load_adapter_config(path)[0]
+        if config is not None:
+            config.scaled(layer, "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_out.0")
+
+    layer = Lora({"lora_up.weight": torch.ones(4, 1), "lora_down.weight": torch.ones(1, 4)})
     sound = (
         b'{"network_dim": 8, "learning_rate": 0.1, "network_args": ["conv_dim=4"], "resolution": "64,64", "seed": 1}'
     )
@@ -194,7 +203,7 @@ def _settings_targets(folder: Path) -> list[Target]:
         _of_file("config file", folder / "a.toml", settings_from_config_file, TOML),
         _of_file("kohya GUI's file", folder / "a.json", settings_from_config_file, GUI),
         _of_file("dataset file", folder / "b.toml", lambda path: load_dataset_toml(path, Recipe(), str), DATASET),
-        _of_file("adapter_config.json", folder / "adapter_config.json", load_adapter_config, PEFT),
+        _of_file("adapter_config.json", folder / "adapter_config.json", adapter_config, PEFT),
         _of_file("model's YAML", folder / "a.yaml", load_ldm_config,
                  b"model:\n  params:\n    parameterization: v\n    list: [1, 2]\n    timesteps: 1000\n", weight=0.3),
     ]  # fmt: skip

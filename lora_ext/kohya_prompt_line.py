@@ -51,7 +51,7 @@ def parse_prompt_line(line: str) -> tuple[str, PromptLineOptions]:
         >>> parse_prompt_line("a cat --w 768 --l 5")
         ('a cat', {'width': 768, 'cfg': 5.0})
     """
-    prompt, *rest = re.split(r"\s+--(?=[a-zA-Z])", " " + line.strip())
+    prompt, *rest = re.split(r"(?<!\s)\s+--(?=[a-zA-Z])", " " + line.strip())
     given = {}
     for item in rest:
         letter, _, value = item.partition(" ")

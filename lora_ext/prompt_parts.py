@@ -42,7 +42,7 @@ def split_prompt_parts(prompt: str) -> PromptParts:
     """
     text, found = "", list[tuple[str, tuple[str, ...], int]]()
     end = 0
-    for match in _NETWORK_TAG.finditer(prompt):
+    for match in _NETWORK_TAG.finditer(prompt, 0, prompt.rfind(">") + 1):  # to the end from each "<": quadratic time
         text += prompt[end : match.start()]
         end = match.end()
         if match[1] in TAG_NAMES:
@@ -56,7 +56,8 @@ def split_prompt_parts(prompt: str) -> PromptParts:
 
 def without_network_tags(text: str) -> str:
     """Returns a text without the tags of all kinds that the web UI removes from prompts."""
-    return _NETWORK_TAG.sub("", text)
+    end = text.rfind(">") + 1
+    return _NETWORK_TAG.sub("", text[:end]) + text[end:]
 
 
 @dataclass(frozen=True)

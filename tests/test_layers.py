@@ -10,7 +10,7 @@ import lora_ext
 
 ROOT = Path(lora_ext.__file__).parent
 LAYERS = (  # from the lowest; what is in one package, or in a group of one line, must not form a circle
-    ("__init__", "console", "data_folder", "errors", "json_text", "singular_values"),
+    ("__init__", "bounded_matching", "console", "data_folder", "errors", "json_text", "singular_values"),
     ("blocks", "composition", "conditions", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
     ("block_weights", "rank_reduction", "layer_names", "protocols"),
     ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "weight_trace", "regions"),

@@ -272,6 +272,14 @@ def test_a_stranger_s_pattern_ends_soon(pattern: str) -> None:
     assert time.perf_counter() - begun < 1
 
 
+def test_many_patterns_take_no_time() -> None:
+    patterns = {f"blocks.{number}.to_q": number for number in range(100_000)}
+    begun = time.process_time()
+    config = PeftConfig({"lora_alpha": 4, "alpha_pattern": {**patterns, "attn1.to_q": 7, "to_q": 8}})
+    assert {config._alpha(f"x.{number}.attn1.to_q") for number in range(1000)} == {7} and not config.notes()
+    assert time.process_time() - begun < 5
+
+
 def test_patterns_mean_what_they_mean_to_peft() -> None:
     from peft.utils.other import get_pattern_key
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from .. import kohya_prompt_line
+from ..bounded_matching import split_outside_brackets
 from ..errors import LoraError
 from ..lora_tags import LORA_TAG_PATTERN
 from . import axis_values
 from .axis_kinds import Axis, AxisContext, AxisParser, AxisValue, ImageSpecEdit
 
-_PROMPT_SEPARATOR = re.compile(r"\|(?![^\[\]{}]*[\]}])")
-"""The bar between two prompts, but not the one in `[one|two]`."""
 EMPTY_VALUE_LABEL = "(nothing)"
 """The label of an empty replacement."""
 
@@ -90,7 +88,8 @@ def parse_prompt_axis(text: str, name: str, context: AxisContext) -> Axis:
     """
     tags = " ".join(match[0] for match in LORA_TAG_PATTERN.finditer(context.image_spec.prompt))
     rows = []
-    for line in filter(None, map(str.strip, _PROMPT_SEPARATOR.split(text))):
+    # not at the bar in `[one|two]`
+    for line in filter(None, map(str.strip, split_outside_brackets(text, "|", "[{]}"))):
         prompt, options = kohya_prompt_line.parse_prompt_line(line)
         values: dict[str, object] = {**options}
         if "negative" in values:

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ..adapters import Adapter, LoKr, OftV2, adapter_from_tensors
+from ..bounded_matching import is_bounded_expression
 from ..json_text import parse_json
 from .containers import LORA_FILE_SUFFIXES
 
@@ -33,6 +35,16 @@ _PLAIN = re.compile(r"(\^?)((?:[\w-]|\\?\.)+)\$?")
 _MOST_TERMS = 1000
 _MANY = 8
 """Patterns that are no plain names, at most."""
+
+
+class _AlphaPatterns(NamedTuple):
+    """The rows (number, alpha) of `alpha_pattern`: by a layer's name or its end ("^": its whole name), by expressions;
+    and the patterns that are not used, since they are none or could take long to match.
+    """
+
+    plain: dict[str, tuple[int, object]]
+    expressions: list[tuple[tuple[int, object], re.Pattern[str]]]
+    ignored: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,50 +107,34 @@ class PeftConfig:
             )
         if self.values.get("bias") not in (None, "none"):
             found.append(f"trained with bias={str(self.values['bias'])[:40]!r}; the base model's biases are kept")
-        ignored = [pattern for pattern in self._patterns if pattern not in self._matchers]
-        if ignored:
+        if ignored := self._patterns.ignored:
             found.append(f"alpha_pattern {ignored[0][:60]!r} is too complex and is ignored")
         return found
 
     def _alpha(self, name: str) -> float | None:
-        own = next((key for key, fits in self._matchers.items() if fits.match(name)), None)
-        plain = self.values.get("lora_alpha", self.values.get("alpha"))
-        return self._number(plain if own is None else self._patterns[own])
+        r"""The alpha of the first pattern that fits a layer, by PEFT's rule: `(.*\.)?(pattern)$`."""
+        ends = [name, *(name[at + 1 :] for at, letter in enumerate(name) if letter == ".")]
+        fitting = [self._patterns.plain[end] for end in (f"^{name}", *ends) if end in self._patterns.plain]
+        fitting += [row for row, expression in self._patterns.expressions if expression.match(name)]
+        if not fitting:
+            return self._number(self.values.get("lora_alpha", self.values.get("alpha")))
+        return self._number(min(fitting, key=lambda row: row[0])[1])
 
     @cached_property
-    def _patterns(self) -> dict[str, object]:
+    def _patterns(self) -> _AlphaPatterns:
+        found = _AlphaPatterns({}, [], [])
         patterns = self.values.get("alpha_pattern")
-        return {str(key): value for key, value in patterns.items()} if isinstance(patterns, dict) else {}
-
-    @cached_property
-    def _matchers(self) -> dict[str, re.Pattern[str]]:
-        r"""PEFT's rule, `(.*\.)?(pattern)$`, for every pattern whose matching ends soon.
-
-        Plain names, which PEFT itself writes, become suffixes. Matching an arbitrary expression could take
-        forever. With at most two repetitions, none of them of a group, and few alternatives it cannot.
-        """
-        found: dict[str, re.Pattern[str]] = {}
-        others = 0
-        for key in self._patterns:
-            plain = _PLAIN.fullmatch(key)
-            if plain:
-                name = re.escape(plain[2].replace("\\.", "."))
-                found[key] = re.compile(rf"{name}$" if plain[1] else rf"(?:.*\.)?{name}$")
-                continue
-            others += 1
-            simple = re.sub(r"\\[.dw]", "x", key)
-            if (
-                others > _MANY
-                or len(key) > 200
-                or re.search(r"\\|\)[*+?{]|\{|\(\?(?!:)", simple)
-                or len(re.findall(r"[*+]|(?<!\()\?", simple)) > 2
-                or simple.count("|") > 6
-            ):
-                continue
-            try:
-                found[key] = re.compile(rf"(.*\.)?({key})$")
-            except re.error:
-                continue
+        for number, (key, value) in enumerate(patterns.items() if isinstance(patterns, dict) else ()):
+            name = _PLAIN.fullmatch(str(key))
+            if name:  # as PEFT itself writes them
+                found.plain.setdefault(name[1] + name[2].replace("\\.", "."), (number, value))
+            elif len(found.expressions) < _MANY and is_bounded_expression(str(key)):
+                try:
+                    found.expressions.append(((number, value), re.compile(rf"(.*\.)?({key})$")))
+                except re.error:
+                    found.ignored.append(str(key))
+            else:
+                found.ignored.append(str(key))
         return found
 
     @staticmethod

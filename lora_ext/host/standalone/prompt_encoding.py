@@ -30,7 +30,8 @@ NEGLIGIBLE_MEAN = 1e-3
 _TOKEN = re.compile(r"\\(?P<escaped>[\\()\[\]])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[()\[\]]|[^\\()\[\]:]+|[\\:]")
 # blanks are matched from their first one only: a try from each of them would take quadratic time
 _BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")
-
+_MARK = re.compile(r"[\\()\[\]]|BREAK")
+"""Without these a prompt is one segment."""
 
 EmbeddingVectors = Callable[[Embedding], Tensor]
 """Returns an embedding's vectors (rows, width) for one text encoder."""
@@ -77,6 +78,8 @@ def parse_emphasis(prompt: str) -> list[PromptSegment]:
         >>> parse_emphasis("a (cat:1.5)")
         [PromptSegment(text='a ', weight=1.0), PromptSegment(text='cat', weight=1.5)]
     """
+    if not _MARK.search(prompt):
+        return [PromptSegment(prompt)]
     texts: list[str | None] = []
     weights = np.ones(2 * len(prompt) + 1)  # of the texts; more than there can be
     opened: dict[str, list[int]] = {"(": [], "[": []}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import lru_cache
 
 from ...block_weights import parse_finite_number
+from ...bounded_matching import LONGEST_EXPRESSION, MOST_ALTERNATIVES, MOST_REPETITIONS, is_bounded_expression
 from ...errors import BlockError, TrainError
 from ...layer_keys import format_kohya_key, format_peft_key
 from ...layer_names import UNET, LayerId
@@ -15,6 +16,7 @@ from .recipe import Recipe
 
 _OUTER_CONVOLUTIONS = ("conv_in", "conv_out")
 _TIME_LAYERS = ("time_embedding.linear_1", "time_embedding.linear_2")
+_MOST_PAIRS = 200
 _ATTENTION_PARTS = {
     "attention": (".attn1.", ".attn2."),
     "cross_attention": (".attn2.",),
@@ -28,7 +30,7 @@ def has_conv3x3_modules(recipe: Recipe) -> bool:
     return recipe.network_module == "c3lier" or (recipe.is_dylora and wide)
 
 
-@cache
+@lru_cache(maxsize=64)
 def parse_layer_numbers(text: str | None) -> tuple[tuple[re.Pattern[str], float], ...]:
     """Parses kohya's `network_reg_dims` and `network_reg_lrs`.
 
@@ -39,15 +41,24 @@ def parse_layer_numbers(text: str | None) -> tuple[tuple[re.Pattern[str], float]
         (regular expression, number) in order.
 
     Raises:
-        TrainError: No such pair, or an expression that is none.
+        TrainError: No such pair, too many, or an expression that is none or could take long to match.
 
     Example:
         >>> [(pattern.pattern, number) for pattern, number in parse_layer_numbers("attn2.*to_k=8, ff=4")]
         [('attn2.*to_k', 8.0), ('ff', 4.0)]
     """
     found = []
-    for pair in filter(None, map(str.strip, (text or "").split(","))):
+    pairs = [pair.strip() for pair in (text or "").split(",") if pair.strip()]
+    if len(pairs) > _MOST_PAIRS:
+        raise TrainError(f"{len(pairs)} pairs of EXPRESSION=NUMBER; at most {_MOST_PAIRS} are accepted")
+    for pair in pairs:
         expression, equals, number = pair.rpartition("=")
+        if not is_bounded_expression(expression.strip()):
+            raise TrainError(
+                f"the expression of {pair[:80]!r} could take long to match; accepted are up to {LONGEST_EXPRESSION} "
+                f"characters with at most {MOST_REPETITIONS} of * + ?, none behind a group, at most "
+                f"{MOST_ALTERNATIVES} of |, and no {{}}"
+            )
         try:
             found.append((re.compile(expression.strip()), parse_finite_number(number, pair)))
         except (re.error, OverflowError, RecursionError, BlockError):

@@ -219,7 +219,7 @@ def _token_string(word: str, separator: str) -> Iterator[str]:
         yield f"token_string {word!r} has a '.', at which a word's name ends in a LoRA file{hint}"
     elif separator and separator in word:
         yield f"token_string {word!r} has a {separator!r}, which separates tags in captions{hint}"
-    elif re.search(r"<[^<>]*:[^<>]*>", word):
+    elif re.search(r"<[^<>:]*:[^<>]*>", word):
         yield f"token_string {word!r} looks like a tag such as <lora:name:1>, which prompts leave out{hint}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...bounded_matching import split_outside_brackets
 from ...errors import TrainError
 from ...file.folder_listing import load_metadata_quickly
 from ...json_text import parse_json
@@ -185,12 +186,12 @@ def _noted_settings(metadata: Mapping[str, str], warnings: list[str]) -> Iterato
         elif note.startswith("ss_") and not _NO_SETTINGS.fullmatch(note):
             option = _OPTIONS_BY_ENTRY.get(note, note.removeprefix("ss_"))
             is_list = option in recipe_options() and recipe_option_type(option)[0] == "strs"
-            yield option, _split_outside_brackets(value) if is_list else value, note
+            yield option, _list_items(value) if is_list else value, note
     yield from _network(metadata, warnings)
     optimizer = re.fullmatch(r"([\w.]+)(?:\((.{0,2000})\))?", metadata.get("ss_optimizer", ""), flags=re.DOTALL)
     if optimizer and (ours := _optimizer(optimizer[1])):
         yield "optimizer_type", ours, "ss_optimizer"
-        yield "optimizer_args", _split_outside_brackets(optimizer[2] or ""), "ss_optimizer"
+        yield "optimizer_args", _list_items(optimizer[2] or ""), "ss_optimizer"
     elif metadata.get("ss_optimizer"):
         # a class by its module would be imported, which runs code: a file must not ask for that
         warnings.append(
@@ -251,6 +252,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
-def _split_outside_brackets(args: str) -> list[str]:
-    """`a=1,betas=(0.9,0.99)` → its parts, split at commas outside of brackets."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", args) if part.strip()]
+def _list_items(args: str) -> list[str]:
+    """`a=1,betas=(0.9,0.99)` → its parts."""
+    return [part.strip() for part in split_outside_brackets(args, ",", "([)]") if part.strip()]
