@@ -2,13 +2,15 @@
 
     python benchmarks/train.py [--quick] [--threads 1] [--latent 32] [--batch 1] [--repeat 5] [--device cpu]
                                [--dtype float32] [--arms floor,ours,c3lier,dylora,norms,peft,kohya] [--graphs]
+    python benchmarks/train.py --kinds [--repeat 5] …     # LoHa, LoKr and DoRA beside LyCORIS' and peft's, and LierLa
 
 A step is forward, backward, clipping and AdamW. floor: the U-Net without a LoRA, backward to its input. peft: the same
 192 layers and rank. kohya: the same with two small modules and a replaced forward a layer, as kohya's scripts do it.
 All arms share one set of weights and take turns, each leading in turn, so that a machine whose speed drifts is the same
 to all; a ratio is the median of the rounds' ratios. Peak memory is of a process of its own. Seconds are of the
 processor (on a GPU: of the clock), so that other work on the machine counts less. norms is LierLa with
-`scale_weight_norms`. --graphs: CUDA graphs of the step. --quick: fewer rounds, small latents, no memory.
+`scale_weight_norms`. loha, lokr, dora: the kind on the same layers; with -lycoris (pip install lycoris-lora==4.1.3) and
+-peft by those libraries. --graphs: CUDA graphs of the step. --quick: fewer rounds, small latents, no memory.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from torch import Tensor, nn
 RANK = 16
 PEFT = r".*attentions.*(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2)$"
 ARMS = ("floor", "ours", "c3lier", "dylora", "norms", "peft", "kohya")
+KINDS = ("loha", "lokr", "dora")
+"""Kinds that LyCORIS and peft train too."""
 WARM = 2
 LIMITING: list[float] = []
 """Processor seconds of `scale_weight_norms`."""
@@ -80,6 +84,37 @@ def replaced(unet: UNet2DConditionModel) -> list[nn.Parameter]:
     return made
 
 
+def lycoris(kind: str, unet: UNet2DConditionModel) -> list[nn.Parameter]:
+    """LyCORIS' modules on the layers that peft takes too."""
+    from lycoris.modules.locon import LoConModule
+    from lycoris.modules.loha import LohaModule
+    from lycoris.modules.lokr import LokrModule
+
+    make, more = {
+        "loha": (LohaModule, {}),
+        "lokr": (LokrModule, {}),
+        "dora": (LoConModule, {"weight_decompose": True}),
+    }[kind]
+    found: list[nn.Parameter] = []
+    for name, layer in list(unet.named_modules()):
+        if re.fullmatch(PEFT, name):
+            module = make(name.replace(".", "_"), layer, 1.0, RANK, RANK, **more).to(layer.weight.device).train()
+            module.apply_to()
+            found += [p for p in module.parameters() if p.requires_grad]
+    return found
+
+
+def peft_config(kind: str) -> Any:
+    """peft's configuration of a kind on those layers."""
+    from peft import LoHaConfig, LoKrConfig, LoraConfig
+
+    if kind == "loha":
+        return LoHaConfig(r=RANK, alpha=RANK, target_modules=PEFT)
+    if kind == "lokr":
+        return LoKrConfig(r=RANK, alpha=RANK, target_modules=PEFT)
+    return LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PEFT, use_dora=kind == "dora")
+
+
 def learner(
     arm: str, unet: UNet2DConditionModel
 ) -> tuple[list[nn.Parameter], Callable[[int], None], Callable[[], None]]:
@@ -89,10 +124,13 @@ def learner(
         return [], nothing, nothing
     if arm == "kohya":
         return replaced(unet), nothing, nothing
-    if arm == "peft":
-        from peft import LoraConfig, inject_adapter_in_model
+    kind, _, library = arm.partition("-")
+    if library == "lycoris":
+        return lycoris(kind, unet), nothing, nothing
+    if arm == "peft" or library == "peft":
+        from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=PEFT), unet)
+        inject_adapter_in_model(peft_config(kind), unet)
         return [p for p in unet.parameters() if p.requires_grad], nothing, nothing
     from lora_ext.train.config.recipe import Recipe
     from lora_ext.train.network.trainable_network import TrainableNetwork
@@ -102,6 +140,8 @@ def learner(
         recipe = replace(recipe, network_module="c3lier", conv_dim=RANK, conv_alpha=RANK)
     if arm == "dylora":
         recipe = replace(recipe, network_module="dylora", unit=4)
+    if arm in KINDS:
+        recipe = replace(recipe, dora_wd=True) if arm == "dora" else replace(recipe, algo=arm)
     network = TrainableNetwork({"unet": unet}, recipe).attach().train()
 
     def before(step: int) -> None:
@@ -229,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--kinds", action="store_true")
     parser.add_argument("--graphs", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -236,6 +277,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(given)
     if args.quick:
         args.latent, args.repeat, args.arms = 16, 3, "floor,ours,dylora,norms,peft,kohya"
+    if args.kinds:
+        args.arms = ",".join(["ours", *(kind + by for kind in KINDS for by in ("", "-lycoris", "-peft"))])
     torch.set_num_threads(args.threads)
     if args.arm:
         arm = made(args, args.arm, sd15(args.device, getattr(torch, args.dtype)))
@@ -247,9 +290,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     gib = {} if args.quick else {arm.name: memory(arm.name, given) for arm in arms}
     print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}, "
           f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}, {args.repeat} rounds\n")  # fmt: skip
-    print("| step | of the floor (each round) | seconds | images/s | peak GiB |\n| --- | --- | --- | --- | --- |")
+    base = "floor" if "floor" in by_name else arms[0].name
+    print(f"| step | of {base} (each round) | seconds | images/s | peak GiB |\n| --- | --- | --- | --- | --- |")
     for name, seconds in by_name.items():
-        floor = by_name.get("floor") or seconds
+        floor = by_name[base]
         rounds = [own / other for own, other in zip(seconds, floor, strict=True)]
         each = f"{statistics.median(rounds):.3f}x ({min(rounds):.3f} … {max(rounds):.3f})"
         median = statistics.median(seconds)

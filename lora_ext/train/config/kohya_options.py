@@ -12,7 +12,6 @@ from .other_trainers_options import NO_UPLOAD, OTHER_IGNORED_OPTIONS, OTHER_UNSU
 _ACCELERATE = "it is a setting of accelerate, which is not used"
 _DEEPSPEED = "DeepSpeed is not used"
 _START = "use resume, which continues at the saved step"
-_HALF = "the LoRA is trained in float32; use mixed_precision fp16 or bf16"
 _METADATA = "the file's metadata has no such entry"
 
 IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
@@ -53,8 +52,6 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "fp16_master_weights_and_gradients": _DEEPSPEED,
         "fp8_base": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
         "fp8_base_unet": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
-        "full_bf16": _HALF,
-        "full_fp16": _HALF,
         "huggingface_path_in_repo": NO_UPLOAD,
         "huggingface_repo_id": NO_UPLOAD,
         "huggingface_repo_type": NO_UPLOAD,

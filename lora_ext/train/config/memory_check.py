@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...errors import TrainError
-from .optimizers import find_optimizer, is_known_optimizer
+from .optimizers import find_optimizer, is_known_optimizer, parse_optimizer_args
 from .recipe import Recipe
 
 
 def memory_problems(recipe: Recipe) -> Iterator[str]:
     """Yields a sentence for each problem of the options that save memory."""
+    for name, precision in (("full_bf16", "bf16"), ("full_fp16", "fp16")):
+        if getattr(recipe, name) and recipe.mixed_precision != precision:
+            yield f"{name} needs mixed_precision {precision}, not {recipe.mixed_precision}; set it so"
+    own = parse_optimizer_args(recipe.optimizer_args)
+    if recipe.full_fp16 and "eps" not in own and recipe.optimizer_type.casefold() not in _FIT_FOR_FP16:
+        yield (
+            f"full_fp16: {recipe.optimizer_type} divides by squares that fp16 rounds to 0; "
+            "set optimizer_args eps=1e-4, or Adafactor, Lion, SGD or AdamW8bit"
+        )
     if recipe.fused_backward_pass:
         yield from _fused_backward_pass(recipe)
+
+
+_FIT_FOR_FP16 = frozenset(
+    "adafactor lion lion8bit pagedlion8bit tiger sgd sgdnesterov sgdnesterov8bit adamw8bit pagedadamw8bit pagedadamw "
+    "pagedadamw32bit".split()
+)
+"""Optimizers that keep no square of a gradient in the gradient's dtype: that of 1e-4 is 0 in fp16."""
 
 
 def _fused_backward_pass(r: Recipe) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ...precisions import MIXED_PRECISIONS
 from .recipe_option import recipe_option
 
@@ -16,6 +18,17 @@ class MemoryOptions:
     gradient_checkpointing: bool = recipe_option(
         False, "recompute activations: less memory, slower", "machine", basic=True
     )
+    full_bf16: bool = recipe_option(
+        False, "train the LoRA itself in bf16: factors, gradients and the optimizer's state", "machine"
+    )
+    full_fp16: bool = recipe_option(
+        False, "train the LoRA itself in fp16: factors, gradients and the optimizer's state", "machine"
+    )
     fused_backward_pass: bool = recipe_option(
         False, "step each tensor in the backward pass and free its gradient; clipping is per tensor", "machine"
     )
+
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """The dtype of the trained tensors, their gradients and the optimizer's state."""
+        return torch.bfloat16 if self.full_bf16 else torch.float16 if self.full_fp16 else torch.float32

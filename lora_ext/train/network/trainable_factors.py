@@ -174,7 +174,7 @@ class TrainableFactors(TrainableLayer):
     @torch.no_grad()
     def unscaled_square(self) -> Tensor:
         """Computes ‖U·D‖² (Frobenius) as ⟨UᵀU, DDᵀ⟩, 0-dim: ΔW is not formed."""
-        down, up = self.down.flatten(1), self.up
+        down, up = self.down.flatten(1).float(), self.up.float()
         return torch.sum((up @ up.t()) * (down @ down.t()))
 
     @property
@@ -192,7 +192,8 @@ class TrainableFactors(TrainableLayer):
 
     def to_adapter(self) -> Lora:
         """The LoRA that a file stores."""
-        return Lora(self.low_rank().to_tensors(self.alpha * len(self.down) / self.rank))
+        tensors = self.low_rank().to_tensors(self.alpha * len(self.down) / self.rank)
+        return Lora({**tensors, **{name: tensors[name].to(self.down.dtype) for name in (DOWN, UP)}})
 
     def load_adapter(self, adapter: Adapter, shape: torch.Size) -> None:
         """Continues from a LoRA; a smaller rank fills the first ranks. Raises TrainError for other kinds and ranks."""

@@ -89,6 +89,7 @@ class TrainableNetwork(nn.Module):
         )
         self.handles: list[RemovableHandle] = []
         self.untrained_layers = self.load_lora(file) if file is not None else []
+        self.to(recipe.trained_dtype)
 
     def _new_layer(
         self, layer_id: LayerId, target: LayerTarget, size: RankAndAlpha, generator: torch.Generator | None
@@ -291,7 +292,7 @@ class TrainableNetwork(nn.Module):
         """The trained tensors as a LoRA file.
 
         Returns:
-            A file with kohya's keys, float32 tensors and the network's metadata.
+            A file with kohya's keys, tensors in the recipe's `trained_dtype`, and the network's metadata.
         """
         adapters = {layer_id: module.to_adapter() for layer_id, module in self.factors_by_layer.items()}
         return LoraFile(adapters=adapters, metadata=self.metadata())

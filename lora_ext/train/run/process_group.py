@@ -70,7 +70,7 @@ class AccelerateProcessGroup(ProcessGroup):
 
     def average_in_place(self, tensors: Sequence[Tensor]) -> None:
         """Averages all tensors of a dtype in one message, so that the number of layers does not matter."""
-        for dtype in {tensor.dtype for tensor in tensors}:
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order in every process
             same = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.flatten() for tensor in same])
             torch.distributed.all_reduce(flat)

@@ -229,7 +229,7 @@ def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Not
         notify(f"resuming: {stepper.recipe.optimizer_type} starts anew with these settings; the network is kept")
         theirs |= dict(zip(names, _mean_weights(saved), strict=False))
     else:
-        stepper.optimizer.load_state_dict(_merged(saved.tensors["optimizer"], names, stepper))
+        _load_optimizer(stepper, _merged(saved.tensors["optimizer"], names, stepper), theirs)
     for name, parameter in zip(stepper.names, stepper.parameters, strict=True):
         if name in theirs and not name.startswith(EMBEDDING_GROUP):  # the embedding has been loaded
             parameter.copy_(theirs[name])
@@ -238,6 +238,20 @@ def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Not
     stepper.continue_schedule(saved.tensors["scheduler"])
     if stepper.scaler is not None and saved.tensors.get("scaler"):
         stepper.scaler.load_state_dict(saved.tensors["scaler"])
+
+
+def _load_optimizer(stepper: TrainingStepper, state: dict[str, Any], saved_parameters: Mapping[str, Tensor]) -> None:
+    """Loads an optimizer's state. Its tensors keep their dtypes where those of the Parameters are the state's.
+
+    torch casts them to the Parameters' dtype, which would round what Adafactor keeps in float32 beside bf16.
+    """
+    stepper.optimizer.load_state_dict(state)
+    for index, (name, parameter) in enumerate(zip(stepper.names, stepper.parameters, strict=True)):
+        if index in state["state"] and saved_parameters[name].dtype == parameter.dtype:
+            now = stepper.optimizer.state[parameter]
+            for key, value in state["state"][index].items():
+                if isinstance(value, Tensor) and now[key].dtype != value.dtype:
+                    now[key] = value.to(now[key].device)
 
 
 def _can_continue(saved: TrainingState, stepper: TrainingStepper) -> bool:

@@ -71,7 +71,7 @@ class TrainingStepper:
         self.scheduler = build_scheduler(recipe, self.optimizer, steps)
         self.objective = build_objective(model, recipe, network, trains_text=recipe.trains_text or bool(extra_groups))
         self.fused = FusedBackward(self.optimizer, recipe.max_grad_norm) if recipe.fused_backward_pass else None
-        self.scaler = _scaler(model.device) if recipe.mixed_precision == "fp16" else None
+        self.scaler = _scaler(model.device, recipe.full_fp16) if recipe.mixed_precision == "fp16" else None
         # a list of its own order: groups may change when a run is resumed
         decay = recipe.ema_decay
         self.average = None if decay is None else AveragedWeights(list(network.parameters()), decay)
@@ -192,8 +192,15 @@ def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _scaler(device: torch.device) -> Any:
+def _scaler(device: torch.device, half_gradients: bool) -> Any:
     """A gradient scaler, so that small fp16 gradients are not lost (Micikevicius et al. 2017, arXiv:1710.03740)."""
     if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type)
-    return torch.cuda.amp.GradScaler(enabled=device.type == "cuda")  # torch before 2.3
+        scaler: Any = torch.amp.GradScaler(device.type)
+    else:
+        scaler = torch.cuda.amp.GradScaler(enabled=device.type == "cuda")  # torch before 2.3
+    if (
+        half_gradients
+    ):  # torch refuses gradients in fp16, which it can unscale; kohya's scripts allow them in the same way
+        unscale = scaler._unscale_grads_
+        scaler._unscale_grads_ = lambda optimizer, inverse, found, _: unscale(optimizer, inverse, found, True)
+    return scaler
