@@ -73,6 +73,22 @@ def test_results_of_one_name(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_no_result_is_written_over_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, second, inner, outer = (
+        tmp_path / f"{name}.safetensors" for name in ("a", "a-0004", "in/sub/x", "sub/x")
+    )  # fmt: skip
+    for file, source in ((a, DYLORA), (second, DYLORA), (inner, HALF), (outer, HALF)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, file)
+    to = ("--overwrite", "--save_to", tmp_path)
+    assert run("split-dylora", "--alpha", "keep", "--model", a, second, *to) == 2
+    assert f"FAILED {a}: its result could be written over {second}" in capsys.readouterr().out
+    assert second.read_bytes() == DYLORA.read_bytes() and (tmp_path / "a-0004-0004.safetensors").exists()
+    assert run("resize", "--new_rank", 2, "--model", tmp_path / "in", tmp_path / "sub", *to) == 2
+    assert f"FAILED {inner}: its result could be written over {outer}" in capsys.readouterr().out
+    assert outer.read_bytes() == HALF.read_bytes() and (tmp_path / "x.safetensors").exists()
+
+
 def test_one_bad_file_does_not_stop_the_others_and_a_second_run_does_what_is_left(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

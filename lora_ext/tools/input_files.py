@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,31 @@ def colliding_files(files: Iterable[InputFile]) -> dict[InputFile, InputFile]:
     return {file: group[group[0] is file] for group in same.values() if len(group) > 1 for file in group}
 
 
+def overwritten_files(files: Iterable[InputFile], results: Path, ending: str = "") -> dict[InputFile, InputFile]:
+    """Finds files whose results would be written over another of the files.
+
+    Args:
+        files: the files.
+        results: the folder of results.
+        ending: regular expression of what the results' names have behind the file's.
+
+    Returns:
+        File → the other one.
+    """
+    files, replaced = list(files), {}
+    for file in files:
+        name = re.fullmatch(f"(.*?){ending}", displayed_name(file.path.stem).casefold(), flags=re.DOTALL)
+        if name and file.path.suffix.lower() == ".safetensors":
+            replaced[os.path.realpath(file.path.parent), name[1]] = file
+    found = {}
+    for file in files:
+        result = results / file.name
+        other = replaced.get((os.path.realpath(result.parent), displayed_name(result.name).casefold()), file)
+        if other is not file:
+            found[file] = other
+    return found
+
+
 def _search(path: Path) -> tuple[Path, list[Path]]:
     """(the folder that is searched, the files found) of a folder or a pattern."""
     if not is_pattern(path):
@@ -143,5 +169,7 @@ def _is_result(file: Path, root: Path, results: Path | None) -> bool:
     """Whether a file stands in the folder of results, and this inside the folder that is searched."""
     if results is None:
         return False
-    inside = os.path.realpath(results)
-    return inside != os.path.realpath(root) and Path(os.path.realpath(file)).is_relative_to(inside)
+    inside, searched = Path(os.path.realpath(results)), Path(os.path.realpath(root))
+    return (
+        inside != searched and inside.is_relative_to(searched) and Path(os.path.realpath(file)).is_relative_to(inside)
+    )

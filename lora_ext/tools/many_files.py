@@ -24,12 +24,12 @@ from ..file.saving import replacing_file
 from ..json_text import dataclass_fields, parse_json
 from ..progress import Track, no_progress, progress_bar
 from .file_processes import available_cores, work_in_processes
-from .input_files import InputFile, colliding_files, find_input_files, names_many_files
+from .input_files import InputFile, colliding_files, find_input_files, names_many_files, overwritten_files
 from .report import ReportData, ToolReport, print_report
 
 _Result = TypeVar("_Result")
 
-_NOT_SETTINGS = ("overwrite", "json", "verbose", "processes", "save_to")
+_NOT_SETTINGS = ("overwrite", "json", "verbose", "processes", "save_to", "result_ending")
 """Options that do not change a result."""
 
 
@@ -110,7 +110,8 @@ def process_files(
 
     Args:
         work: does one file; a function that can be pickled. Its argument is `args` with one path in `option` and, where
-            the command has `--save_to`, the file to write.
+            the command has `--save_to`, the file to write. Where `args` has `result_ending`, the names of the files
+            that are written have something behind it that this regular expression matches.
         args: the parsed command line. `save_to`, where it is there and not None, is the folder of results.
         option: name of the attribute with the paths.
 
@@ -124,10 +125,14 @@ def process_files(
     files = find_input_files(getattr(args, option), folder)
     record = _Record(folder, args, option) if folder is not None else None
     clashes = colliding_files(files) if folder is not None else {}
+    replaced = overwritten_files(files, folder, getattr(args, "result_ending", "")) if folder is not None else {}
     outcomes: dict[InputFile, FileOutcome[_Result]] = {}
     for file in files:
         if file in clashes:
             text = f"its result would have the name of that of {clashes[file].path}: {file.name}.safetensors"
+            outcomes[file] = FileOutcome(str(file.path), "failed", error=text)
+        elif file in replaced:
+            text = f"its result could be written over {replaced[file].path}; choose another --save_to"
             outcomes[file] = FileOutcome(str(file.path), "failed", error=text)
         elif record is not None and record.has(file):
             outcomes[file] = FileOutcome(str(file.path), "present")

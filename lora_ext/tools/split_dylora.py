@@ -169,6 +169,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--unit", type=int, help="the step between ranks (default: the one in the file's metadata)")
     text = "trained: each file as strong as in training; keep: alpha unchanged, as kohya's script does"
     parser.add_argument("--alpha", choices=SPLIT_ALPHA_RULES, help=text)
+    parser.set_defaults(result_ending=r"-\d{4,}")
     return parser
 
 
