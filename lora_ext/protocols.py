@@ -116,6 +116,8 @@ class TrainingModelOptions:
         compile_unet: whether `predict` uses a compiled U-Net.
         train_token_embedding: whether a token embedding is trained (textual inversion).
         float32_vae: whether the autoencoder computes in float32.
+        fp8_unet: whether the frozen U-Net is stored in 8 bits.
+        fp8_text_encoders: whether the frozen text encoders are, too.
     """
 
     precision: str = "no"
@@ -126,6 +128,8 @@ class TrainingModelOptions:
     compile_unet: bool = False
     train_token_embedding: bool = False
     float32_vae: bool = False
+    fp8_unet: bool = False
+    fp8_text_encoders: bool = False
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ def test_a_slip_of_the_finger_starts_nothing(name: str) -> None:
 
 NEUTRAL_SETTINGS: list[dict[str, Any]] = [
     {"optimizer_args": [], "network_args": [], "lr_scheduler_args": []},
-    {"vae": "", "lr_scheduler_type": "none", "wandb_api_key": "", "huggingface_token": "None", "fp8_base": False},
+    {"vae": "", "lr_scheduler_type": "none", "wandb_api_key": "", "huggingface_token": "None", "deepspeed": False},
     {"clip_skip": "none", "log_with": "none", "resume": "none", "lr_scheduler": "", "save_precision": "None"},
     {"save_every_n_epochs": 0, "max_timestep": 0, "conv_dim": "", "max_train_epochs": "0"},
     {"save_model_as": "safetensors", "dynamo_backend": "no", "stop_text_encoder_training": 0, "validation_split": 0.0},
@@ -339,11 +339,11 @@ def test_text_encoders_have_one_rate_or_two() -> None:
 
 def test_a_config_file_names_all_that_it_cannot_use(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_text("epoch = 1\nfp8_base = true\nnetwork_dimm = 4\nvae = ''\nlearning_rat = 1\ncache_info = true\n")
+    path.write_text("epoch = 1\ndeepspeed = true\nnetwork_dimm = 4\nvae = ''\nlearning_rat = 1\ncache_info = true\n")
     with pytest.raises(TrainError) as caught:
         read("--config_file", str(path))
     assert [line.split(":")[0].split(";")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
-        "fp8_base is not supported here", "unknown setting 'network_dimm'", "unknown setting 'learning_rat'",
+        "deepspeed is not supported here", "unknown setting 'network_dimm'", "unknown setting 'learning_rat'",
         "not used here",
     ]  # fmt: skip
     assert "'learning_rate'?" in str(caught.value) and "epoch (" in str(caught.value)
@@ -355,10 +355,13 @@ def test_a_config_file_names_all_that_it_cannot_use(tmp_path: Path) -> None:
 
 
 WRONG_COMMAND_LINES: list[tuple[str, tuple[str, ...]]] = [
-    ("--fp8_base", ("lora-ext: --fp8_base is not supported here",)),
+    ("--deepspeed", ("lora-ext: --deepspeed is not supported here",)),
     ("--save_model_as ckpt", ("--save_model_as is not supported here: results are .safetensors files",)),
     ("--debug_dataset", ("--debug_dataset is not supported here",)),
-    ("--fp8-base --network_dimm 4 --vae x", ("--fp8_base", "--vae", "unknown option --network_dimm; did you mean")),
+    (
+        "--zero3-init-flag --network_dimm 4 --vae x",
+        ("--zero3_init_flag", "--vae", "unknown option --network_dimm; did you mean"),
+    ),
     ("--vae=x", ("--vae is not supported here: the checkpoint's own VAE is used",)),
 ]
 
@@ -422,10 +425,10 @@ def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
     assert (fixed.algo, fixed.freeze_down, fixed.loraplus_unet_lr_ratio) == ("lora", True, 4)
     for more, said in (
         ({"LoRA_type": "Flux1"}, "LoRA_type 'Flux1'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
-        ({"fp8_base": True, "vae": "x"}, "fp8_base is not.*\n.*vae is not"),
+        ({"deepspeed": True, "vae": "x"}, "vae is not.*\n.*deepspeed is not"),
         ({"save_model_as": "ckpt"}, "save_model_as"),
         ({"additional_parameters": "'"}, "not a command line"),
-        ({"additional_parameters": "--fp8_base --flip_au"}, "x.json: additional.*\n.*--fp8_base.*\n.*'--flip_aug'"),
+        ({"additional_parameters": "--deepspeed --flip_au"}, "x.json: additional.*\n.*--deepspeed.*\n.*'--flip_aug'"),
         ({"min_snr_gama": 5}, "'min_snr_gamma'"),
     ):  # fmt: skip
         with pytest.raises(TrainError, match=said):

@@ -111,6 +111,7 @@ def train(
     process_group = process_group or open_process_group(recipe.device)
     if model is None:
         model = open_trainable_model(recipe, process_group.device, tokenizer=tokenizer, config=config)
+        model = replace(model, is_disposable=True)
     trainable = StandaloneTrainableModel(model) if isinstance(model, StandaloneModel) else model
     result = TrainingRun(
         trainable, recipe, host or SilentHost(), on_progress=on_progress, process_group=process_group

@@ -226,6 +226,7 @@ def test_what_cannot_be_trained_is_told(webui: StandIn, monkeypatch: pytest.Monk
     model = shared.sd_model
     _refused(webui, "xformers cannot be used here", xformers=True, **UNET)
     _refused(webui, "leave it out", torch_compile=True, **UNET)
+    _refused(webui, "fp8_base is for training without the web UI", fp8_base=True, mixed_precision="bf16", **UNET)
     for owner, name, value, reason in (
         (type(model), "is_sd3", True, "SD1.x, SD2.x and SDXL can"),
         (type(model), "is_sdxl", True, "network_train_unet_only"),

@@ -66,7 +66,7 @@ def load_chosen_model_for_training() -> WebuiStandaloneTrainableModel:
         raise TrainError(
             f"training in this web UI needs the package {error.name}, which its Python does not have; install it there"
         ) from None
-    return WebuiStandaloneTrainableModel(model)
+    return WebuiStandaloneTrainableModel(model, is_disposable=True)
 
 
 def unload_managed_models() -> None:

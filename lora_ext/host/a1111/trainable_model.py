@@ -135,6 +135,11 @@ class A1111TrainableModel:
                 "the web UI was started with --medvram: the text encoder cannot stay beside the U-Net; "
                 "turn on network_train_unet_only, and leave token_string out"
             )
+        if options.fp8_unet:
+            raise TrainError(
+                "fp8_base is for training without the web UI, which needs its own weights back; leave it out, "
+                "or train with the command line"
+            )
         if options.compile_unet:
             raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
         if self.family == SDXL and options.train_text_encoders:

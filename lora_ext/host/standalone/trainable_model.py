@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...errors import TrainError
 from ...file.hashes import legacy_hash
 from ...protocols import VAE_SCALE_FACTOR, SampleSpec, TextConditioning, TrainingModelOptions
+from ...train.network.fp8_layers import weights_in_fp8
 from ..kohya_names import base_model_metadata, webui_sampler_name
 from ..training_context import (
     autocast_disabled,
@@ -42,11 +43,13 @@ class StandaloneTrainableModel:
         model: the model.
         added_embeddings: token embeddings that are being trained.
         compiled_unets: the compiled U-Net, where a run asked for it.
+        is_disposable: whether a run may give up the original weights: it is the only one that uses the model.
     """
 
     model: StandaloneModel
     added_embeddings: list[Embedding] = field(default_factory=list)
     compiled_unets: list[Callable[..., Tensor]] = field(default_factory=list)
+    is_disposable: bool = False
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Returns "unet", "te" and "te2" → network."""
@@ -93,6 +96,8 @@ class StandaloneTrainableModel:
             stack.enter_context(frozen(networks, train=options.gradient_checkpointing))
             stack.enter_context(frozen([model.vae], train=False))
             stack.enter_context(in_dtype(networks, compute_dtype(options.precision)))
+            small = [*([model.unet] if options.fp8_unet else []), *(texts if options.fp8_text_encoders else [])]
+            stack.enter_context(weights_in_fp8(small, restore=not self.is_disposable))
             stack.enter_context(in_dtype([model.vae] if options.float32_vae else [], torch.float32))
             stack.enter_context(restored_attributes(networks, _CHECKPOINTING))
             if options.gradient_checkpointing:

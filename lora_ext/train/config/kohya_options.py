@@ -50,8 +50,6 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "deepspeed": _DEEPSPEED,
         "dynamo_backend": "torch_compile always uses inductor",
         "fp16_master_weights_and_gradients": _DEEPSPEED,
-        "fp8_base": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
-        "fp8_base_unet": "the base model is kept in 16 or 32 bits; use gradient_checkpointing to save memory",
         "huggingface_path_in_repo": NO_UPLOAD,
         "huggingface_repo_id": NO_UPLOAD,
         "huggingface_repo_type": NO_UPLOAD,

@@ -14,6 +14,8 @@ def memory_problems(recipe: Recipe) -> Iterator[str]:
     for name, precision in (("full_bf16", "bf16"), ("full_fp16", "fp16")):
         if getattr(recipe, name) and recipe.mixed_precision != precision:
             yield f"{name} needs mixed_precision {precision}, not {recipe.mixed_precision}; set it so"
+    if recipe.fp8_base or recipe.fp8_base_unet:
+        yield from _fp8(recipe, "fp8_base" if recipe.fp8_base else "fp8_base_unet")
     own = parse_optimizer_args(recipe.optimizer_args)
     if recipe.full_fp16 and "eps" not in own and recipe.optimizer_type.casefold() not in _FIT_FOR_FP16:
         yield (
@@ -22,6 +24,15 @@ def memory_problems(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.fused_backward_pass:
         yield from _fused_backward_pass(recipe)
+
+
+def _fp8(r: Recipe, name: str) -> Iterator[str]:
+    if r.mixed_precision == "no":
+        yield f"{name} only stores the model in 8 bits; set mixed_precision bf16 or fp16, which it computes in"
+    if r.torch_compile:
+        yield f"torch_compile cannot be used with {name}; leave one of them out"
+    if r.base_weights:
+        yield f"base_weights cannot be added to weights in 8 bits; merge them into the model, or leave {name} out"
 
 
 _FIT_FOR_FP16 = frozenset(

@@ -24,6 +24,10 @@ class MemoryOptions:
     full_fp16: bool = recipe_option(
         False, "train the LoRA itself in fp16: factors, gradients and the optimizer's state", "machine"
     )
+    fp8_base: bool = recipe_option(
+        False, "keep the frozen U-Net and text encoders in 8 bits; needs mixed_precision", "machine"
+    )
+    fp8_base_unet: bool = recipe_option(False, "as fp8_base, for the U-Net alone", "machine")
     fused_backward_pass: bool = recipe_option(
         False, "step each tensor in the backward pass and free its gradient; clipping is per tensor", "machine"
     )

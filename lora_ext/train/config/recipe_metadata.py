@@ -27,7 +27,7 @@ _ALWAYS_RECORDED = frozenset(
     multires_noise_iterations multires_noise_discount adaptive_noise_scale zero_terminal_snr training_comment
     max_grad_norm caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate face_crop_aug_range
     prior_loss_weight min_snr_gamma scale_weight_norms ip_noise_gamma debiased_estimation_loss output_name loss_type
-    huber_schedule huber_c huber_scale full_fp16""".split()
+    huber_schedule huber_c huber_scale full_fp16 fp8_base fp8_base_unet""".split()
 )
 """Options that kohya's scripts always record; others are recorded where they are not at their default."""
 
@@ -121,7 +121,7 @@ def _module_name(recipe: Recipe) -> str:
 _NO_SETTINGS = re.compile(
     r"ss_(session_id|training_(started|finished)_at|num_(train_images|reg_images|batches_per_epoch|epochs)|steps|epoch"
     r"|output_name|tag_frequency|(reg_)?dataset_dirs|bucket_info|datasets|(new_)?(sd_model|vae)_(name|hash)|base_model_version|sd_scripts_commit_hash|total_batch_size"
-    r"|network_module|network_args|trained_layers|optimizer|lowram|fp8_base\w*)"
+    r"|network_module|network_args|trained_layers|optimizer|lowram)"
 )
 """Entries that describe a run's results or its model, or that are read separately."""
 _OPTIONS_BY_ENTRY = {note: name for name, note in _ENTRY_NAMES.items()}

@@ -119,7 +119,7 @@ class LinearLoraFunction(torch.autograd.Function):
         x_grad = None
         if ctx.needs_input_grad[0]:
             plain = ctx.weight is None
-            x_grad = low_grad @ ctx.down if plain else (g @ ctx.weight).addmm_(low_grad, ctx.down)
+            x_grad = low_grad @ ctx.down if plain else (g @ ctx.weight.to(g.dtype)).addmm_(low_grad, ctx.down)
             x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
         down_grad = split_by_parameter(low_grad[:, rows].t() @ flat, ctx.trained[:half])
         up_grad = split_by_parameter(scaled_matmul(low[:, rows].t(), g, selection.scale), ctx.trained[half:])
@@ -175,7 +175,9 @@ class ConvLoraFunction(torch.autograd.Function):
         needs_x = ctx.needs_input_grad[0]
         x_grad, down_grad = conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, True))
         if needs_x and ctx.weight is not None:
-            x_grad = conv_backward(grad, image, ctx.weight, ctx.conv_options, (True, False))[0].add_(x_grad)
+            x_grad = conv_backward(grad, image, ctx.weight.to(grad.dtype), ctx.conv_options, (True, False))[0].add_(
+                x_grad
+            )
         up_grad = torch.bmm(low[:, rows].flatten(2), flat.transpose(1, 2)).sum(0) * selection.scale
         return (
             None if x_grad is None else x_grad.to(ctx.x_dtype),
@@ -227,7 +229,16 @@ def frozen_weight(module: nn.Module) -> Tensor | None:
     bias = module._parameters.get("bias")
     if weight is None or not alone or weight.requires_grad or (bias is not None and bias.requires_grad):
         return None
-    return weight if weight.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64) else None
+    stored_so = weight.dtype is torch.float8_e4m3fn and "forward" in module.__dict__  # by `fp8_layers`
+    return weight if stored_so or weight.dtype in _COMPUTE_DTYPES else None
+
+
+_COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def is_computed_in(weight: Tensor, x: Tensor) -> bool:
+    """Whether a layer with this frozen weight computes in the weight's own dtype, or casts it from 8 bits."""
+    return weight.dtype in (torch.float8_e4m3fn, autocast_dtype(x.device.type) or x.dtype)
 
 
 def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:

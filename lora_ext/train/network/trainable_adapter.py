@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...adapters import Adapter, Oft
 from ...adapters.lora import UP
-from .autograd import autocast_dtype, conv_backward, frozen_weight, prepare_convolution
+from .autograd import autocast_dtype, conv_backward, frozen_weight, is_computed_in, prepare_convolution
 from .new_adapters import NewTensors
 from .trainable_layer import TrainableLayer, wrong_kind
 
@@ -143,7 +143,7 @@ class TrainableAdapter(TrainableLayer):
             return None
         x = args[0]
         weight = frozen_weight(module)
-        if weight is None or weight.dtype != (autocast_dtype(x.device.type) or x.dtype):
+        if weight is None or not is_computed_in(weight, x):
             return None
         if weight.dtype in (torch.float32, torch.float64):
             with torch.no_grad():
@@ -264,7 +264,7 @@ class AdapterFunction(torch.autograd.Function):
             whole = call.layer.base_weight().to(grad.dtype) + half if call.is_merged else half
             x_grad, weight_grad = call.backward(grad, x, whole, (needs_x, True))
             if needs_x and call.weight is not None:
-                x_grad = x_grad + call.backward(grad, x, call.weight, (True, False))[0]
+                x_grad = x_grad + call.backward(grad, x, call.weight.to(grad.dtype), (True, False))[0]
         roots, root_grads = [delta], [weight_grad.reshape(delta.shape).to(delta.dtype)]
         if bias is not None:
             over = [

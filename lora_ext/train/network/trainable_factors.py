@@ -18,9 +18,9 @@ from ..config.dylora import RankSelection, select_all_ranks
 from .autograd import (
     ConvLoraFunction,
     LinearLoraFunction,
-    autocast_dtype,
     forward_with_dropout,
     frozen_weight,
+    is_computed_in,
     prepare_convolution,
 )
 from .trainable_layer import TrainableLayer, wrong_kind
@@ -247,7 +247,7 @@ class TrainableFactors(TrainableLayer):
             return None
         x = args[0]
         weight = frozen_weight(module)
-        if weight is None or weight.dtype != (autocast_dtype(x.device.type) or x.dtype):
+        if weight is None or not is_computed_in(weight, x):
             return None
         self._pending_input = (x, weight)
         return (x.detach(), *args[1:])

@@ -46,6 +46,8 @@ def training_model_options(recipe: Recipe) -> TrainingModelOptions:
         compile_unet=recipe.torch_compile,
         train_token_embedding=bool(recipe.token_string),
         float32_vae=recipe.no_half_vae,
+        fp8_unet=recipe.fp8_base or recipe.fp8_base_unet,
+        fp8_text_encoders=recipe.fp8_base and not recipe.fp8_base_unet,
     )
 
 

@@ -32,7 +32,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
         name: effect
         for effect, names in {
             CHANGES_TRAINING: """
-                fused_backward_pass full_bf16 full_fp16
+                fused_backward_pass full_bf16 full_fp16 fp8_base fp8_base_unet
                 original_prompt target_prompt keep_prompts positive_prompt negative_prompt kept_attributes
                 slider_guidance denoise_steps original_image target_image diff_target_name target_data_dir
                 diff_load_1st_pass
