@@ -19,6 +19,7 @@ CLI_COMMANDS = {
     "ui": ("ui", "the LoRA tab in the browser: block weights, file tools, library, training"),
     "train": ("training", "train a LoRA from a folder of images; options as in kohya's train_network.py"),
     "teach": ("training.teach_command", "train on a folder of pictures with suggested settings and their reasons"),
+    "control": ("training.control_command", "ask a training run at work to sample, save, stop or change its rates"),
     "images": ("train.data.resize_images", "make training images smaller, at one size or several"),
     "blocks": ("generate.blocks_command", "which blocks of a LoRA matter: a heat map, and a preset that keeps them"),
     "caption": ("training.caption_command", "caption images that have no caption yet, with a local BLIP model"),

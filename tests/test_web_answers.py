@@ -41,7 +41,7 @@ SENTENCES = set("help text notes log warning reason error skipped infotext warni
 """Fields with sentences, which other tests look at."""
 PROGRESS = {"state", "done", "total", "text", "started", "ended", "left"}
 """Fields of a job that was just started."""
-REFUSED = ("POST /jobs/{job}/move", "POST /train/sample")
+REFUSED = ("POST /jobs/{job}/move", "POST /train/sample", "POST /train/control")
 """Routes that answer with an error here: no job waits or trains."""
 FIRST = 6
 """Items of a list that are recorded."""
@@ -222,6 +222,7 @@ def call_training(call: Caller) -> None:
         '{"name": "broken", "job": "gone", "settings": {}, "prompts": "", "begun": 1.0, "ended": 2.0, "error": "no"}'
     )
     call("POST", "/train/sample", 400, json={"job": "none"})
+    call("POST", "/train/control", 400, json={"job": "none", "save": True, "lr_factor": 0.5})
     call("GET", "/train/history")
     call("GET", f"/train/curve?name={made['name']}")
     call("GET", "/train/run?name=mine")

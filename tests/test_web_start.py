@@ -313,7 +313,9 @@ def test_samples_are_generated_now_on_request_and_change_nothing(api: Client, mo
 
     def request_at_the_first_step(run: TrainingRun, *args: int) -> None:
         if run.state.step == 0 and run.recipe.output_name == "asked":
-            api("POST", "/train/sample", json={"job": api.app_state.jobs.list_jobs()[-1].id})
+            job = api.app_state.jobs.list_jobs()[-1].id
+            api("POST", "/train/sample", json={"job": job})
+            api("POST", "/train/control", json={"job": job, "save": True})
         after_step(run, *args)
 
     monkeypatch.setattr(TrainingRun, "_after_step", request_at_the_first_step)
@@ -324,5 +326,6 @@ def test_samples_are_generated_now_on_request_and_change_nothing(api: Client, mo
     assert (
         len(made["asked"]["samples"]) == 1 and "000001" in made["asked"]["samples"][0] and not made["left"]["samples"]
     )
+    assert len(made["asked"]["files"]) == 2 and made["asked"]["state"] and len(made["left"]["files"]) == 1
     asked, left = (load_file(api.root / "loras" / f"{name}.safetensors") for name in ("asked", "left"))
     assert asked.keys() == left.keys() and all(torch.equal(asked[key], left[key]) for key in asked)

@@ -1351,6 +1351,7 @@ export interface Answers {
     "POST /teach/suggest": JobSummary;
     "POST /teach/upload": UploadedBytes;
     "POST /train": JobSummary;
+    "POST /train/control": RequestedSamples;
     "POST /train/preflight": JobSummary;
     "POST /train/sample": RequestedSamples;
     "POST /train/{name}/compare": JobSummary;

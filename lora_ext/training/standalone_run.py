@@ -17,6 +17,7 @@ from ..protocols import HostInterface
 from ..train.config.recipe import Recipe
 from ..train.run.process_group import ProcessGroup, open_process_group
 from ..train.run.run_reporter import OnTrainingProgress
+from ..train.run.run_requests import ControlFile, RunRequest
 from ..train.run.sample_images import SampleImage
 from ..train.run.training_result import TrainingResult
 from ..train.run.training_run import TrainingRun
@@ -113,8 +114,11 @@ def train(
         model = open_trainable_model(recipe, process_group.device, tokenizer=tokenizer, config=config)
         model = replace(model, is_disposable=True)
     trainable = StandaloneTrainableModel(model) if isinstance(model, StandaloneModel) else model
+    shell = host or SilentHost()
+    folder = None if recipe.output_dir is None else Path(recipe.output_dir)
+    take = RunRequest if folder is None else ControlFile(folder, recipe.output_name, shell.notify).take
     result = TrainingRun(
-        trainable, recipe, host or SilentHost(), on_progress=on_progress, process_group=process_group
+        trainable, recipe, shell, on_progress=on_progress, process_group=process_group, take_request=take
     ).run()
     if process_group.is_main and result.samples:
         try:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from ..errors import LoraError
 from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.recipe_metadata import settings_from_lora_file
+from ..train.run.run_requests import RunRequest
 from . import dataset_browser
 from .app_state import AppState
 from .caption_changes import CaptionChanges, ReplacedCaptions
@@ -78,6 +79,17 @@ class SampleRequest(RequestBody):
     job: str = Field(max_length=100)
 
 
+class ControlRequest(RequestBody):
+    """What is asked of a run at work, after its next step. job: the run's job; sample: its sample prompts; save: the
+    file and a state; lr_factor: a factor on its settings' learning rates.
+    """
+
+    job: str = Field(max_length=100)
+    sample: bool = False
+    save: bool = False
+    lr_factor: float | None = None
+
+
 class AddedTagRequest(RequestBody):
     """A tag for all captions of a dataset. first: whether it comes before what is there, or after it."""
 
@@ -142,7 +154,14 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     @api.post("/train/sample")
     def sample(options: SampleRequest) -> RequestedSamples:
         """Asks a run at work for samples of its prompts after the next step."""
-        runs.request_samples(options.job)
+        runs.request(options.job, RunRequest(sample=True))
+        return RequestedSamples(options.job)
+
+    @api.post("/train/control")
+    def control(options: ControlRequest) -> RequestedSamples:
+        """Asks a run at work for samples, a save or other learning rates, after the next step."""
+        wanted = RunRequest(sample=options.sample, save=options.save, lr_factor=options.lr_factor)
+        runs.request(options.job, wanted)
         return RequestedSamples(options.job)
 
     @api.post("/train/{name}/compare", status_code=202)

@@ -23,6 +23,7 @@ from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
 from ..train.data.training_data import load_training_data
 from ..train.run.preflight import PreflightReport, run_preflight
+from ..train.run.run_requests import RunRequest, RunRequests
 from ..train.run.training_run import TrainingResult, TrainingRun
 from .app_state import AppState
 from .training_answers import (
@@ -79,8 +80,9 @@ class TrainingRuns:
     def __init__(self, app_state: AppState) -> None:
         self.app_state = app_state
         self.folder = app_state.folders.outputs / "train"
-        self._wants_samples: dict[str, bool] = {}
-        """Runs at work that have sample prompts, by their jobs → whether samples are wanted now."""
+        self._requests: dict[str, RunRequests] = {}
+        """Runs at work, by their jobs → what is asked of them."""
+        self._without_samples: set[str] = set()
 
     # --- the recipe
 
@@ -140,16 +142,17 @@ class TrainingRuns:
             "begun": time.time(),
         }
         self._save_record(folder, record)
+        requests = self._requests[job.id] = RunRequests()  # what is asked while the model is loaded waits
+        if not recipe.sample_prompts:
+            self._without_samples.add(job.id)
         live = TrainingRunProgress(self.app_state, job, folder, recipe.output_name)
         try:
             with self.app_state.backend.open_trainable_model(recipe.pretrained_model_name_or_path) as model:
                 shell = JobHostInterface(job, self.app_state.folders.loras)
                 run = TrainingRun(
                     model, recipe, shell, on_progress=live.update,
-                    is_sample_requested=lambda: self._take_sample_request(job.id),
+                    take_request=requests.take,
                 )  # fmt: skip
-                if recipe.sample_prompts:
-                    self._wants_samples[job.id] = False
                 result = run.run()
             live.copy_remaining_files()
         except JobCancelledError:
@@ -162,23 +165,20 @@ class TrainingRuns:
             self._save_record(folder, {**record, "ended": time.time(), "error": message})
             raise
         finally:
-            self._wants_samples.pop(job.id, None)
+            self._requests.pop(job.id, None)
+            self._without_samples.discard(job.id)
         self.app_state.refresh_library()
         finished: FinishedRun = {**record, **self._result_fields(result, folder, live), "ended": time.time()}
         self._save_record(folder, finished)
         return finished
 
-    def request_samples(self, job: str) -> None:
-        """Asks a run at work for samples after its next step. Raises TrainError where there is none to ask."""
-        if job not in self._wants_samples:
-            raise TrainError("this run is not at work, or it has no sample prompts")
-        self._wants_samples[job] = True
-
-    def _take_sample_request(self, job: str) -> bool:
-        wanted = self._wants_samples.get(job, False)
-        if wanted:
-            self._wants_samples[job] = False
-        return wanted
+    def request(self, job: str, request: RunRequest) -> None:
+        """Asks something of a run at work, after its next step. Raises TrainError where it cannot be asked."""
+        if job not in self._requests:
+            raise TrainError("this run is not at work")
+        if request.sample and job in self._without_samples:
+            raise TrainError("this run has no sample prompts")
+        self._requests[job].add(request)
 
     def _result_fields(self, outcome: TrainingResult, folder: Path, live: TrainingRunProgress) -> RunOutcome:
         state = outcome.state or (_newest_state(folder) if outcome.stopped else None)

@@ -17,7 +17,8 @@ import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
 import { preflightReport } from "../train/preflight_report.mjs";
 import { settingsPresets } from "../train/settings_presets.mjs";
-import { finishedRun, pastRun, runActions, runStops, showProgress } from "../train/run_view.mjs";
+import { runActions, runStops } from "../train/run_controls.mjs";
+import { finishedRun, pastRun, showProgress } from "../train/run_view.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").TrainForm} TrainForm */

@@ -6,7 +6,8 @@ import { note, stack, summary } from "../controls/basic.mjs";
 import { runningSheet } from "../compare/running_sheet.mjs";
 import { sheetView } from "../compare/sheet_view.mjs";
 import { JobView } from "../jobs/job_view.mjs";
-import { finishedRun, runActions, runStops, showProgress } from "../train/run_view.mjs";
+import { runActions, runStops } from "../train/run_controls.mjs";
+import { finishedRun, showProgress } from "../train/run_view.mjs";
 import { stepCard } from "./steps.mjs";
 
 /** @typedef {import("../api_types").TrainResult} TrainResult */

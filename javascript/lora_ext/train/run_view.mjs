@@ -83,24 +83,6 @@ function sheetButton(run) {
     });
 }
 
-/** The buttons that end a run. @returns {import("../jobs/job_view.mjs").StopButton[]} */
-export const runStops = () => [
-    [t("Stop and save"), t("Ends the run after this step and saves it, so that it can be resumed"), {}],
-    [t("Stop"), t("Ends the run at once; what was not saved yet is lost"), { save: false }],
-];
-
-/** The buttons of a run at work. @returns {[string, string, (id: string) => unknown][]} */
-export const runActions = () => [
-    [
-        t("Sample now"),
-        t("Generates the sample prompts after this step; the result of the run is the same"),
-        async (job) => {
-            await post("/train/sample", { job });
-            toast(t("Samples follow after this step"));
-        },
-    ],
-];
-
 /** @param {string} name of a run */
 const curvesOf = async (name) => trainingCurves((await api("/train/curve", { query: { name } })).rows);
 

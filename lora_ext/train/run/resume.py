@@ -235,6 +235,8 @@ def restore_stepper(saved: TrainingState, stepper: TrainingStepper, notify: _Not
             parameter.copy_(theirs[name])
     if stepper.average is not None:
         stepper.average.load(saved.tensors.get("average"))
+    if saved.rate_changes:
+        _continue_rate_changes(saved, stepper, notify)
     stepper.continue_schedule(saved.tensors["scheduler"])
     if stepper.scaler is not None and saved.tensors.get("scaler"):
         stepper.scaler.load_state_dict(saved.tensors["scaler"])
@@ -252,6 +254,20 @@ def _load_optimizer(stepper: TrainingStepper, state: dict[str, Any], saved_param
             for key, value in state["state"][index].items():
                 if isinstance(value, Tensor) and now[key].dtype != value.dtype:
                     now[key] = value.to(now[key].device)
+
+
+_RATES = frozenset("learning_rate unet_lr text_encoder_lr text_encoder_2_lr network_reg_lrs".split())
+
+
+def _continue_rate_changes(saved: TrainingState, stepper: TrainingStepper, notify: _Notify) -> None:
+    """Continues the factor on the rates that was set during the run; rates that are set anew have none."""
+    factor = saved.rate_changes[-1][1]
+    if _RATES & changed_settings(saved, stepper.recipe).keys():
+        notify(f"resuming with other learning rates: the factor {factor:g} that was set during the run is left out")
+        saved.rate_changes.append((saved.step, 1.0))
+        return
+    stepper.set_rate_factor(factor)
+    notify(f"resuming: learning rates x {factor:g}, as set during the run")
 
 
 def _can_continue(saved: TrainingState, stepper: TrainingStepper) -> bool:

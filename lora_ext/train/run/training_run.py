@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,9 @@ from .error_advice import nan_advice, out_of_memory_advice
 from .output_files import TrainingFileSaver, fixed_run_metadata
 from .preflight import PreflightReport
 from .process_group import ProcessGroup
+from .rate_changes import change_rates, rate_metadata
 from .run_reporter import OnTrainingProgress, RunReporter
+from .run_requests import RunRequest, TakeRequest
 from .textual_inversion import TrainableEmbedding
 from .training_log import LogRow, PendingNumbers, TrainingLog, TrainingProgress
 from .training_result import TrainingResult
@@ -47,7 +48,7 @@ class TrainingRun:
         host: Shows progress and notes, and says when the user stops the run.
         on_progress: Called with the progress after each step whose numbers have arrived.
         process_group: The processes that train together.
-        is_sample_requested: Asked after each step of a run of one process: whether the user wants samples now.
+        take_request: Asked after each step of a run of one process: what the user wants now.
         preflight_report: The report made before the first step; None until then.
     """
 
@@ -56,7 +57,7 @@ class TrainingRun:
     host: HostInterface
     on_progress: OnTrainingProgress | None = None
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
-    is_sample_requested: Callable[[], bool] = lambda: False
+    take_request: TakeRequest = RunRequest
 
     def __post_init__(self) -> None:
         if self.recipe.output_dir is None:
@@ -69,7 +70,7 @@ class TrainingRun:
         self.final_file: Path | None = None
         self.preflight_report: PreflightReport | None = None
         self.embedding: TrainableEmbedding | None = None
-        self.stopped_in_inversion = self.is_ended_early = False
+        self.stopped_in_inversion = self.is_ended_early = self.is_stop_requested = False
         self.validation: Validation | None = None
 
     @property
@@ -95,8 +96,7 @@ class TrainingRun:
                 return stopped_copy
             with ExitStack() as stack:
                 self._set_up(stack)
-                stopped = self._train()
-                return self._result(begun, stopped)
+                return self._result(begun, self._train())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -176,7 +176,7 @@ class TrainingRun:
 
     def _is_cancelled(self) -> bool:
         """Whether this process was asked to stop."""
-        return self.host.cancelled() or self.model.is_stop_requested()
+        return self.is_stop_requested or self.host.cancelled() or self.model.is_stop_requested()
 
     def _resume(self, resumed: TrainingState) -> None:
         """Restores network, optimizer and position from the state; the settings are the recipe's."""
@@ -243,13 +243,14 @@ class TrainingRun:
             )
         )
         self._report_rows(self.log.collect_rows())
-        recipe = self.recipe
-        if now.step < self.steps and _is_due(now.step, recipe.save_every_n_steps):
-            self._save(step=now.step)
+        recipe, request = self.recipe, self.take_request() if self.process_group.world_size == 1 else RunRequest()
+        change_rates(self.stepper, now, request.lr_factor, self.reporter.notify)
+        if now.step < self.steps and (request.save or _is_due(now.step, recipe.save_every_n_steps)):
+            self._save(step=now.step, with_state=request.save)
         self._validate(None)
-        requested = self.process_group.world_size == 1 and self.is_sample_requested()
-        if requested or _is_due(now.step, recipe.sample_every_n_steps):
+        if request.sample or _is_due(now.step, recipe.sample_every_n_steps):
             self._generate_samples(None)
+        self.is_stop_requested = request.stop
 
     def _after_epoch(self, number: int) -> None:
         """Saves and samples after epoch `number` (from 1); the last epoch's file is saved by `_finish`."""
@@ -281,24 +282,25 @@ class TrainingRun:
                 self.tracker.log(row)
         if rows:
             row = rows[-1]
-            left = (self.steps - row.step) * self.log.seconds_per_step
             self.reporter.report(
                 self.steps, step=row.step, steps=self.steps, epoch=row.epoch, epochs=self.epochs, loss=row.loss,
                 smoothed=row.smoothed, rates=self.stepper.learning_rates,
-                images_per_s=row.images_per_s, seconds_left=left,
+                images_per_s=row.images_per_s, seconds_left=(self.steps - row.step) * self.log.seconds_per_step,
             )  # fmt: skip
 
     # --- saving
 
-    def _save(self, *, epoch: int | None = None, step: int | None = None) -> Path:
-        """Saves the network, and a state beside it where the recipe asks for one. Returns the file."""
+    def _save(self, *, epoch: int | None = None, step: int | None = None, with_state: bool = False) -> Path:
+        """Saves the network, and a state beside it where the recipe or `with_state` asks. Returns the file."""
         recipe, path = self.recipe, self.saver.path(epoch=epoch, step=step)
         self._report_rows(self.log.collect_rows(everything=True))
         if self.process_group.is_main:
             now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
-            path = self.saver.save(self._lora_file(), path, {**now, "ss_output_name": path.stem})
+            path = self.saver.save(
+                self._lora_file(), path, {**now, **rate_metadata(self.state), "ss_output_name": path.stem}
+            )
             self.saver.record_and_prune(path, epoch=epoch, step=step)
-        if recipe.save_state and (epoch is not None or step is not None):
+        if (recipe.save_state or with_state) and (epoch is not None or step is not None):
             self._save_state(epoch=epoch, step=step)
         self.final_file = path
         self.reporter.report(self.steps, file=path)
@@ -326,11 +328,9 @@ class TrainingRun:
 
     def _stop(self) -> None:
         """Saves the file and a state, also without `save_state`, because the user stopped the run."""
-        step = self.state.step
-        path = self._save(step=step)
-        self._save_state(step=step)
+        path = self._save(step=self.state.step, with_state=True)
         self.reporter.notify(
-            f"stopped at step {step}: saved {path.name}; continue with --resume {self.last_state_folder}"
+            f"stopped at step {self.state.step}: saved {path.name}; continue with --resume {self.last_state_folder}"
         )
 
     def _finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -102,6 +103,7 @@ class TrainingState:
         started: When the run began, in seconds since 1970.
         batches: Number of batches in the epoch.
         order: Fingerprint of the epoch's batches; "" in states of earlier versions.
+        rate_changes: (step after which it was changed, factor on the learning rates from then on), oldest first.
         tensors: Parameters, optimizer, scheduler, gradient scaler, alphas and token embedding.
     """
 
@@ -115,6 +117,7 @@ class TrainingState:
     started: float = 0.0
     batches: int = 0
     order: str = ""
+    rate_changes: list[tuple[int, float]] = field(default_factory=list)
     tensors: dict[str, Any] = field(default_factory=dict)
 
 
@@ -188,6 +191,7 @@ def load_training_state(where: Path, name: str | None = None) -> TrainingState:
         tensors = torch.load(folder / STATE_TENSORS_NAME, map_location="cpu", weights_only=True)
         numbers["smoothed"] = tuple(numbers["smoothed"])
         numbers["kept"] = {kind: [tuple(item) for item in items] for kind, items in numbers["kept"].items()}
+        numbers["rate_changes"] = [tuple(item) for item in numbers.get("rate_changes", [])]
         found = TrainingState(**numbers, tensors=tensors)
         _check(found)
         return found
@@ -205,6 +209,8 @@ def _check(state: TrainingState) -> None:
         raise ValueError(f"{STATE_NUMBERS_NAME} has {state.smoothed!r} as smoothed and {state.started!r} as started")
     if not all(isinstance(n, int) and isinstance(path, str) for items in state.kept.values() for n, path in items):
         raise ValueError(f"{STATE_NUMBERS_NAME} has {state.kept!r} as kept")
+    if not all(type(step) is int and 0 < factor < math.inf for step, factor in state.rate_changes):
+        raise ValueError(f"{STATE_NUMBERS_NAME} has {state.rate_changes!r} as rate_changes")
     if not isinstance(state.recipe, dict) or not isinstance(state.tensors, dict):
         raise ValueError("its recipe or its tensors are not what --save_state writes")
 

@@ -48,6 +48,7 @@ class TrainingStepper:
         parameters: All trained Parameters, in the order of the groups.
         names: Their names, as saved states store them.
         learning_rates: Part → learning rate now.
+        rate_factor: A factor on the recipe's learning rates; the schedule's is another one.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TrainingStepper:
         self.names = [named[id(p)] for p in self.parameters]
         self.optimizer = build_optimizer(recipe, groups)
         self.scheduler = build_scheduler(recipe, self.optimizer, steps)
+        self.rate_factor, self._recipe_rates = 1.0, list(self.scheduler.base_lrs)
         self.objective = build_objective(model, recipe, network, trains_text=recipe.trains_text or bool(extra_groups))
         self.fused = FusedBackward(self.optimizer, recipe.max_grad_norm) if recipe.fused_backward_pass else None
         self.scaler = _scaler(model.device, recipe.full_fp16) if recipe.mixed_precision == "fp16" else None
@@ -176,10 +178,18 @@ class TrainingStepper:
         """Continues the schedule at a saved position, with this recipe's rates."""
         self.scheduler.last_epoch = saved["last_epoch"]
         self.scheduler._step_count = saved.get("_step_count", saved["last_epoch"] + 1)
-        rates = [
-            base * learning_rate_factor(self.recipe, saved["last_epoch"], self.steps)
-            for base in self.scheduler.base_lrs
-        ]
+        self._set_scheduled_rates()
+
+    def set_rate_factor(self, factor: float) -> None:
+        """Multiplies the recipe's rates from the next step on; the schedule stays."""
+        self.rate_factor = factor
+        self.scheduler.base_lrs = [rate * factor for rate in self._recipe_rates]
+        self._set_scheduled_rates()
+
+    def _set_scheduled_rates(self) -> None:
+        """Gives the optimizer the rates of the schedule's position."""
+        at = learning_rate_factor(self.recipe, self.scheduler.last_epoch, self.steps)
+        rates = [base * at for base in self.scheduler.base_lrs]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.scheduler._last_lr = rates
