@@ -118,6 +118,7 @@ class TrainingModelOptions:
         float32_vae: whether the autoencoder computes in float32.
         fp8_unet: whether the frozen U-Net is stored in 8 bits.
         fp8_text_encoders: whether the frozen text encoders are, too.
+        vae: file or folder of an autoencoder that takes the place of the model's own; None for its own.
     """
 
     precision: str = "no"
@@ -130,6 +131,7 @@ class TrainingModelOptions:
     float32_vae: bool = False
     fp8_unet: bool = False
     fp8_text_encoders: bool = False
+    vae: Path | None = None
 
 
 @dataclass(frozen=True)

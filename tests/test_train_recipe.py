@@ -214,7 +214,7 @@ def test_metadata_names_no_folder() -> None:
     assert said["ss_optimizer"] == "AdamW" and all(isinstance(value, str) for value in said.values())
 
 
-PRIVATE = {"saving", "samples", "logging"}
+PRIVATE = {"saving", "metadata", "samples", "logging"}
 """Groups that a file's metadata does not tell, but for a comment."""
 
 
@@ -339,11 +339,11 @@ def test_text_encoders_have_one_rate_or_two() -> None:
 
 def test_a_config_file_names_all_that_it_cannot_use(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
-    path.write_text("epoch = 1\ndeepspeed = true\nnetwork_dimm = 4\nvae = ''\nlearning_rat = 1\ncache_info = true\n")
+    path.write_text("epoch = 1\nasync_upload = true\nnetwork_dimm = 4\nvae = ''\nlearning_rat = 1\ncache_info = true\n")
     with pytest.raises(TrainError) as caught:
         read("--config_file", str(path))
     assert [line.split(":")[0].split(";")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
-        "deepspeed is not supported here", "unknown setting 'network_dimm'", "unknown setting 'learning_rat'",
+        "async_upload is not supported here", "unknown setting 'network_dimm'", "unknown setting 'learning_rat'",
         "not used here",
     ]  # fmt: skip
     assert "'learning_rate'?" in str(caught.value) and "epoch (" in str(caught.value)
@@ -359,10 +359,10 @@ WRONG_COMMAND_LINES: list[tuple[str, tuple[str, ...]]] = [
     ("--save_model_as ckpt", ("--save_model_as is not supported here: results are .safetensors files",)),
     ("--debug_dataset", ("--debug_dataset is not supported here",)),
     (
-        "--zero3-init-flag --network_dimm 4 --vae x",
-        ("--zero3_init_flag", "--vae", "unknown option --network_dimm; did you mean"),
+        "--async-upload --network_dimm 4 --deepspeed",
+        ("--async_upload", "--deepspeed", "unknown option --network_dimm; did you"),
     ),
-    ("--vae=x", ("--vae is not supported here: the checkpoint's own VAE is used",)),
+    ("--zero_stage=3", ("--zero_stage is not supported here: DeepSpeed is not used",)),
 ]
 
 
@@ -425,7 +425,7 @@ def test_the_guis_file_with_its_defaults(tmp_path: Path) -> None:
     assert (fixed.algo, fixed.freeze_down, fixed.loraplus_unet_lr_ratio) == ("lora", True, 4)
     for more, said in (
         ({"LoRA_type": "Flux1"}, "LoRA_type 'Flux1'"), ({"flux1_checkbox": True}, "flux1_checkbox"),
-        ({"deepspeed": True, "vae": "x"}, "vae is not.*\n.*deepspeed is not"),
+        ({"async_upload": True, "huggingface_token": "x"}, "async_upload is not.*\n.*huggingface_token is not"),
         ({"save_model_as": "ckpt"}, "save_model_as"),
         ({"additional_parameters": "'"}, "not a command line"),
         ({"additional_parameters": "--deepspeed --flip_au"}, "x.json: additional.*\n.*--deepspeed.*\n.*'--flip_aug'"),

@@ -59,6 +59,28 @@ def model_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def whole_file_hash(path: str | Path) -> str:
+    """Computes the sha256 of a file, by which model sites identify checkpoints.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hex digits.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
 def quick_key(path: str | Path) -> tuple[int, str]:
     """Computes a key that differs only for files of different content. Equal keys still need `model_hash`.
 

@@ -111,7 +111,7 @@ class TrainingRuns:
             return self.app_state.entry(name).path
         if option == "resume":
             return find_user_path([self.folder], name)
-        if option == "pretrained_model_name_or_path":
+        if option in ("pretrained_model_name_or_path", "vae"):
             return find_user_path(self.app_state.folders.checkpoints, name)
         return find_user_path(self.app_state.folders.datasets, name)
 

@@ -19,6 +19,7 @@ export const groupTitles = () => ({
     machine: t("hardware"),
     pivotal: t("token embedding (pivotal tuning)"),
     saving: t("saving"),
+    metadata: t("metadata"),
     samples: t("samples"),
     logging: t("logging"),
 });

@@ -140,6 +140,8 @@ class A1111TrainableModel:
                 "fp8_base is for training without the web UI, which needs its own weights back; leave it out, "
                 "or train with the command line"
             )
+        if options.vae is not None:
+            raise TrainError("the web UI's own VAE is used: choose it in the web UI's settings, and leave vae out")
         if options.compile_unet:
             raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
         if self.family == SDXL and options.train_text_encoders:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import FileError
+from ...file.hashes import whole_file_hash
 from ...layer_names import TE, TE2, UNET
 from ...protocols import HookableModel
 from ..native_size import native_size_for
@@ -88,11 +88,7 @@ class StandaloneModel:
         """SHA-256 of the checkpoint file as 64 hex digits, None for a folder. Computed when it is first needed."""
         if self.path is None or not self.path.is_file():
             return None
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
+        return whole_file_hash(self.path)
 
 
 class PipelineModel:

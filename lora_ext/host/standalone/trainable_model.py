@@ -31,6 +31,7 @@ from .model import StandaloneModel
 from .prompt_encoding import CHUNK_TOKENS, PromptChunk, encoder_vectors, tokenize_prompt
 from .rendering import RenderJob, generate_images
 from .sampling import SamplingPlan, parse_sampling_plan
+from .vae_file import vae_weights_from
 
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -95,6 +96,7 @@ class StandaloneTrainableModel:
         with ExitStack() as stack:
             stack.enter_context(frozen(networks, train=options.gradient_checkpointing))
             stack.enter_context(frozen([model.vae], train=False))
+            stack.enter_context(vae_weights_from(model.vae, options.vae))
             stack.enter_context(in_dtype(networks, compute_dtype(options.precision)))
             small = [*([model.unet] if options.fp8_unet else []), *(texts if options.fp8_text_encoders else [])]
             stack.enter_context(weights_in_fp8(small, restore=not self.is_disposable))

@@ -11,8 +11,6 @@ from .other_trainers_options import NO_UPLOAD, OTHER_IGNORED_OPTIONS, OTHER_UNSU
 
 _ACCELERATE = "it is a setting of accelerate, which is not used"
 _DEEPSPEED = "DeepSpeed is not used"
-_START = "use resume, which continues at the saved step"
-_METADATA = "the file's metadata has no such entry"
 
 IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -55,13 +53,7 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "huggingface_repo_type": NO_UPLOAD,
         "huggingface_repo_visibility": NO_UPLOAD,
         "huggingface_token": NO_UPLOAD,
-        "initial_epoch": _START,
-        "initial_step": _START,
         "log_tracker_config": "use log_with, log_tracker_name and log_prefix",
-        "metadata_is_negative_embedding": _METADATA,
-        "metadata_merged_from": _METADATA,
-        "metadata_preprocessor": _METADATA,
-        "metadata_thumbnail": _METADATA,
         "offload_optimizer_device": _DEEPSPEED,
         "offload_optimizer_nvme_path": _DEEPSPEED,
         "offload_param_device": _DEEPSPEED,
@@ -70,11 +62,8 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "save_model_as": "results are .safetensors files, which cannot run code when they are loaded",
         "save_n_epoch_ratio": "use save_every_n_epochs",
         "save_state_to_huggingface": NO_UPLOAD,
-        "skip_until_initial_step": _START,
         "stop_text_encoder_training": "the text encoder is trained to the end, or not with network_train_unet_only",
         "train_inpainting": "inpainting models are not trained",
-        "vae": "the checkpoint's own VAE is used; put the other one into the checkpoint",
-        "weighted_captions": "brackets in captions are read as plain text",
         "zero3_init_flag": _DEEPSPEED,
         "zero3_save_16bit_model": _DEEPSPEED,
         "zero_stage": _DEEPSPEED,

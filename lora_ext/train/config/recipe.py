@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import TrainError
 from ...precisions import TRAINED_FILE_PRECISIONS
 from .memory_options import MemoryOptions
+from .metadata_options import MetadataOptions
 from .mode_options import ModeOptions
 from .network_options import NetworkOptions
 from .optimizer_options import OptimizerOptions
@@ -37,7 +38,9 @@ class UserOptimizerClass(str):
 
 
 @dataclass(frozen=True)
-class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, MemoryOptions, NetworkOptions):
+class Recipe(
+    MetadataOptions, ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, MemoryOptions, NetworkOptions
+):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 
     Example:
@@ -52,6 +55,7 @@ class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, Me
     )
     v2: bool = recipe_option(False, "the model is Stable Diffusion 2.x; detected if not set", "model")
     v_parameterization: bool = recipe_option(False, "the model predicts v; detected if not set", "model")
+    vae: str | None = recipe_option(None, "another autoencoder: a file, or a diffusers folder", "model", kind="file")
     clip_skip: int | None = recipe_option(
         None, "text-encoder layer that is used, counted from the end", "model", low=1, high=12
     )
@@ -67,6 +71,15 @@ class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, Me
     )
     max_train_steps: int = recipe_option(
         1600, "steps, where max_train_epochs is not set", "learning", low=1, high=MAX_STEPS, basic=True
+    )
+    initial_epoch: int | None = recipe_option(
+        None, "first epoch, counted from 1; the schedule of the learning rate begins at 0", "learning", low=1
+    )
+    initial_step: int | None = recipe_option(
+        None, "first step, counted from 0: its epoch is the first", "learning", low=0, high=MAX_STEPS
+    )
+    skip_until_initial_step: bool = recipe_option(
+        False, "begin at exactly that step, with its number and its pictures", "learning"
     )
     train_batch_size: int = recipe_option(1, "pictures in a step", "learning", low=1, high=256, basic=True)
     gradient_accumulation_steps: int = recipe_option(1, "batches whose gradients make one step", "learning", low=1)
@@ -168,6 +181,9 @@ class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, Me
     caption_tag_dropout_rate: float = recipe_option(0.0, "share of tags left out", "captions", low=0, high=1)
     token_warmup_min: int = recipe_option(1, "number of tags at the start of the warm-up", "captions", low=1)
     token_warmup_step: float = recipe_option(0.0, "steps (below 1: share) until all tags are used", "captions", low=0)
+    weighted_captions: bool = recipe_option(
+        False, "brackets in captions are emphasis as in prompts, such as (red:1.2)", "captions"
+    )
     max_token_length: int = recipe_option(75, "tokens of a caption: 75, 150 or 225", "captions", low=75, high=225)
     # --- caches
     cache_latents: bool = recipe_option(False, "encode every picture once, kept in memory", "cache", basic=True)
@@ -207,15 +223,6 @@ class Recipe(ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, Me
     save_last_n_epochs_state: int | None = recipe_option(None, "keep only the last n epochs' states", "saving", low=1)
     save_last_n_steps_state: int | None = recipe_option(None, "keep only states of the last n steps", "saving", low=1)
     resume: str | None = recipe_option(None, "folder of a saved state to resume from", "saving", kind="folder")
-    no_metadata: bool = recipe_option(False, "write no ss_* metadata", "saving")
-    training_comment: str | None = recipe_option(None, "a remark for the metadata", "saving", basic=True)
-    metadata_title: str | None = recipe_option(None, "title in the metadata", "saving")
-    metadata_author: str | None = recipe_option(None, "author in the metadata", "saving")
-    metadata_description: str | None = recipe_option(None, "description in the metadata", "saving")
-    metadata_license: str | None = recipe_option(None, "licence in the metadata", "saving")
-    metadata_tags: str | None = recipe_option(None, "tags in the metadata, separated by commas", "saving")
-    metadata_trigger_phrase: str | None = recipe_option(None, "trigger words in the metadata", "saving")
-    metadata_usage_hint: str | None = recipe_option(None, "usage hint in the metadata", "saving")
     # --- samples
     sample_prompts: str | None = recipe_option(None, "file of prompts, one a line", "samples", basic=True, kind="file")
     sample_every_n_epochs: int | None = recipe_option(

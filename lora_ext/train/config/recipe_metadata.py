@@ -59,7 +59,7 @@ def training_metadata(recipe: Recipe) -> dict[str, str]:
     found = {}
     for name, (f, option) in recipe_options().items():
         value = getattr(recipe, name)
-        private = option.kind or option.group in ("saving", "samples", "logging", "blocks")
+        private = option.kind or option.group in ("saving", "metadata", "samples", "logging", "blocks")
         recorded = name in _ALWAYS_RECORDED or (not private and value != f.default)
         if recorded and name not in _RECORDED_ELSEWHERE:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -54,7 +54,7 @@ TORCH_SCHEDULES = (
 """Classes of torch.optim.lr_scheduler that `lr_scheduler_type` may name."""
 OPTION_GROUPS = (
     "network", "dylora", "blocks", "mode", "model", "learning", "optimizer", "validation", "loss", "data", "pictures",
-    "captions", "cache", "machine", "pivotal", "saving", "samples", "logging",
+    "captions", "cache", "machine", "pivotal", "saving", "metadata", "samples", "logging",
 )  # fmt: skip
 """The headings of options, in the order of the command line's help and of the form."""
 MAX_STEPS = 10_000_000

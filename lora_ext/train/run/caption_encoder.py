@@ -23,7 +23,7 @@ class CaptionEncoder:
 
     Args:
         model: The model whose text encoders are used.
-        recipe: Its `clip_skip` and `max_token_length` are used.
+        recipe: Its `clip_skip`, `max_token_length` and `weighted_captions` are used.
         with_gradients: Whether gradients flow to the text encoders; nothing is kept then.
     """
 
@@ -59,7 +59,10 @@ class CaptionEncoder:
     def _encode(self, captions: Sequence[str]) -> TextConditioning:
         recipe = self.recipe
         return self.model.encode_text(
-            captions, clip_skip=recipe.clip_skip or 1, max_token_length=recipe.max_token_length
+            captions,
+            clip_skip=recipe.clip_skip or 1,
+            max_token_length=recipe.max_token_length,
+            weighted=recipe.weighted_captions,
         )
 
     def _load_or_encode(self, caption: str) -> TextConditioning:

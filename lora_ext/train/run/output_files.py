@@ -6,14 +6,13 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from torch import Tensor
 
 from ... import __version__
 from ...errors import FileError, TrainError
-from ...file.base_model import MODELSPEC_ARCHITECTURES
+from ...file.hashes import legacy_hash, whole_file_hash
 from ...file.lora_file import LoraFile
 from ...file.saving import FileInUseError, save_lora_file, unused_path_beside
 from ...precisions import PRECISION_DTYPES
@@ -22,6 +21,7 @@ from ..config import recipe_metadata
 from ..config.recipe import Recipe
 from ..data.dataset import Dataset
 from ..data.dataset_metadata import dataset_metadata
+from .model_spec import modelspec_metadata
 
 
 @dataclass
@@ -161,6 +161,7 @@ def fixed_run_metadata(
     """All metadata that does not change during a run: the model's, the run's and the model specification's."""
     return {
         **model.metadata(),
+        **vae_metadata(recipe),
         **run_metadata(recipe, data, world_size, started),
         **modelspec_metadata(recipe, model.family, model.prediction, recipe.output_name),
     }
@@ -182,32 +183,22 @@ def run_metadata(recipe: Recipe, data: Dataset, world_size: int, started: float)
     }
 
 
-def modelspec_metadata(recipe: Recipe, family: str, prediction: str, name: str) -> dict[str, str]:
-    """`modelspec.*` of Stability AI's model specification 1.0.1: its mandatory fields, and others that are known."""
-    architecture = MODELSPEC_ARCHITECTURES[family]
-    if family == "SD2" and prediction == "v":
-        architecture = "stable-diffusion-v2-768-v"
-    width, height = recipe.size()
-    fields = {
-        "sai_model_spec": "1.0.1",
-        "architecture": f"{architecture}/lora",
-        "implementation": "https://github.com/Stability-AI/generative-models" if family == "SDXL" else "diffusers",
-        "title": recipe.metadata_title or f"LoRA {name}",
-        "date": datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None).isoformat(),
-        "resolution": f"{width}x{height}",
-        "prediction_type": prediction,
-        "timestep_range": None
-        if recipe.min_timestep is None and recipe.max_timestep is None
-        else f"{recipe.min_timestep or 0},{recipe.max_timestep or 1000}",
-        "encoder_layer": str(recipe.clip_skip or 1) if family == "SD1" else None,
-        "author": recipe.metadata_author,
-        "description": recipe.metadata_description,
-        "license": recipe.metadata_license,
-        "tags": recipe.metadata_tags,
-        "trigger_phrase": recipe.metadata_trigger_phrase or recipe.token_string,
-        "usage_hint": recipe.metadata_usage_hint,
-    }
-    return {f"modelspec.{key}": value for key, value in fields.items() if value is not None}
+def vae_metadata(recipe: Recipe) -> dict[str, str]:
+    """The autoencoder that takes the place of the model's own, in kohya's entries; nothing without one.
+
+    Raises:
+        FileError: The file cannot be read.
+    """
+    if not recipe.vae:
+        return {}
+    path = Path(recipe.vae)
+    name, inner = path.name, path / "vae"
+    if path.is_dir():
+        found = sorted((inner if inner.is_dir() else path).glob("diffusion_pytorch_model*.*"))
+        if not found:
+            return {"ss_vae_name": name}
+        path = found[0]
+    return {"ss_vae_name": name, "ss_vae_hash": legacy_hash(path), "ss_new_vae_hash": whole_file_hash(path)}
 
 
 def version_metadata() -> dict[str, str]:

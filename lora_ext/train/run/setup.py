@@ -28,6 +28,8 @@ from ..network.trainable_network import TrainableNetwork
 from . import sample_images, training_state
 from .caption_encoder import CaptionEncoder
 from .experiment_tracker import ExperimentTracker
+from .model_spec import thumbnail_data_url
+from .output_files import vae_metadata
 from .preflight import PreflightReport, run_preflight
 from .process_group import ProcessGroup
 from .regularisation_images import generate_missing_images, missing_regularisation_images
@@ -48,6 +50,7 @@ def training_model_options(recipe: Recipe) -> TrainingModelOptions:
         float32_vae=recipe.no_half_vae,
         fp8_unet=recipe.fp8_base or recipe.fp8_base_unet,
         fp8_text_encoders=recipe.fp8_base and not recipe.fp8_base_unet,
+        vae=Path(recipe.vae) if recipe.vae else None,
     )
 
 
@@ -58,8 +61,9 @@ def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], N
     if recipe.resolution == Recipe.resolution and not recipe.dataset_config and model.native_size > recipe.size()[0]:
         side = model.native_size
         notify(f"resolution is {recipe.resolution}, but this model was trained at {side}; set resolution {side}")
-    # a missing library is reported now, before images are encoded or a token is trained
+    # a missing library or picture is reported now, before images are encoded or a token is trained
     optimizer_class_and_settings(recipe)
+    thumbnail_data_url(recipe.metadata_thumbnail)
     if recipe.device and torch.device(recipe.device).type != model.device.type:
         notify(f"the model is on {model.device} and is trained there, not on {recipe.device}")
 
@@ -101,7 +105,7 @@ def fill_latent_cache(
     recipe: Recipe, model: TrainableModel, data: Dataset, process_group: ProcessGroup, track: Track
 ) -> None:
     """Encodes all images once if the recipe caches latents; several processes fill a folder together."""
-    vae = model.metadata().get("ss_new_sd_model_hash", "")
+    vae = vae_metadata(recipe).get("ss_new_vae_hash") or model.metadata().get("ss_new_sd_model_hash", "")
     if recipe.cache_latents_to_disk:
         folder = cache_folder(recipe)
         if process_group.world_size > 1:
@@ -127,7 +131,7 @@ def fill_caption_cache(
     if recipe.cache_text_encoder_outputs_to_disk and not recipe.token_string:
         # the model's name may be empty or shared by two models; the encoding of a caption is not
         fingerprint = tensor_fingerprint(encode_captions(["a picture of 1"]).states)
-        settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision
+        settings = recipe.clip_skip, recipe.max_token_length, recipe.mixed_precision, recipe.weighted_captions
         encode_captions.cache_on_disk(TensorCache(cache_folder(recipe)), fingerprint, *settings)
     for caption in track(data.fixed_captions() or [], "encoding captions"):
         encode_captions([caption])

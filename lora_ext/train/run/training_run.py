@@ -30,6 +30,7 @@ from .process_group import ProcessGroup
 from .rate_changes import change_rates, rate_metadata
 from .run_reporter import OnTrainingProgress, RunReporter
 from .run_requests import RunRequest, TakeRequest
+from .start_position import find_length
 from .textual_inversion import TrainableEmbedding
 from .training_log import LogRow, PendingNumbers, TrainingLog, TrainingProgress
 from .training_result import TrainingResult
@@ -123,19 +124,17 @@ class TrainingRun:
         setup.fill_regularisation_folders(recipe, self.model, self.host, self.state.seed, group, track)
         self.data = load_training_data(recipe, self.state.seed, notify=self.reporter.notify, track=track)
         recipe = self.recipe = self.data.recipe
-        trained = {p: recipe.trains_unet if p == "unet" else recipe.trains_text for p in self.model.parts()}
-        parts = {p: module for p, module in self.model.parts().items() if trained[p]}
+        trained = (recipe.trains_text, recipe.trains_unet)
+        parts = {name: part for name, part in self.model.parts().items() if trained[name == "unet"]}
         self.network = stack.enter_context(setup.build_network(parts, recipe, self.reporter.notify))
         if resumed is not None:
             resume.fit_state_to_run(resumed, recipe, self.network, self.data, group.world_size, self.reporter.notify)
-        at = resumed or self.state
-        self.epochs, self.steps = self.data.run_length(group.world_size, epoch=at.epoch, batch=at.batch, step=at.step)
-        self.preflight_report = setup.report_preflight(
-            self.data, self.model, self.network, group.world_size, self.reporter.notify
-        )
+        at, notify = resumed or self.state, self.reporter.notify
+        self.epochs, self.steps, left_out = find_length(self.data, group.world_size, at, notify)
+        self.preflight_report = setup.report_preflight(self.data, self.model, self.network, group.world_size, notify)
         setup.fill_latent_cache(recipe, self.model, self.data, group, track)
         extra = self._add_embedding(stack, resumed)
-        self.stepper = TrainingStepper(self.model, self.network, recipe, group, self.steps, extra)
+        self.stepper = TrainingStepper(self.model, self.network, recipe, group, self.steps + left_out, extra)
         setup.fill_caption_cache(recipe, self.model, self.data, self.stepper.objective.encode_captions, track)
         if resumed is not None:
             self._resume(resumed)

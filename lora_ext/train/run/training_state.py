@@ -57,16 +57,18 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 shuffle_caption keep_tokens keep_tokens_separator secondary_separator enable_wildcard caption_prefix
                 caption_suffix caption_dropout_rate caption_dropout_every_n_epochs caption_tag_dropout_rate
                 token_warmup_min token_warmup_step max_token_length mixed_precision sdpa xformers torch_compile
-                no_half_vae init_word inversion_lr inversion_continue""",
+                no_half_vae vae weighted_captions init_word inversion_lr inversion_continue""",
             CHANGES_NOTHING_LEARNED: """
                 validate_every_n_epochs validate_every_n_steps max_validation_steps early_stopping_patience
-                max_train_epochs max_train_steps strict_images max_data_loader_n_workers cache_latents
+                max_train_epochs max_train_steps initial_epoch initial_step
+                skip_until_initial_step strict_images max_data_loader_n_workers cache_latents
                 cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
                 gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs
                 save_every_n_steps save_last_n_epochs save_last_n_steps save_state save_state_on_train_end
                 save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
                 metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
-                metadata_usage_hint sample_prompts validation_prompt num_validation_images
+                metadata_usage_hint metadata_thumbnail metadata_merged_from metadata_preprocessor
+                metadata_is_negative_embedding sample_prompts validation_prompt num_validation_images
                 sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
                 log_with log_prefix log_tracker_name""",
             ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
