@@ -119,6 +119,7 @@ class TrainingModelOptions:
         fp8_unet: whether the frozen U-Net is stored in 8 bits.
         fp8_text_encoders: whether the frozen text encoders are, too.
         vae: file or folder of an autoencoder that takes the place of the model's own; None for its own.
+        blocks_to_swap: how many of the U-Net's blocks wait in main memory while they do not compute.
     """
 
     precision: str = "no"
@@ -132,6 +133,7 @@ class TrainingModelOptions:
     fp8_unet: bool = False
     fp8_text_encoders: bool = False
     vae: Path | None = None
+    blocks_to_swap: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lora_ext.errors import TrainError
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.config.recipe_io import recipe_from_settings
-from lora_ext.train.network.fp8_layers import FP8, weights_in_fp8
+from lora_ext.train.network.stored_weights import FP8, weights_in_fp8
 from lora_ext.training.standalone_run import train
 
 

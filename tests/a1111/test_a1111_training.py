@@ -227,6 +227,7 @@ def test_what_cannot_be_trained_is_told(webui: StandIn, monkeypatch: pytest.Monk
     _refused(webui, "xformers cannot be used here", xformers=True, **UNET)
     _refused(webui, "leave it out", torch_compile=True, **UNET)
     _refused(webui, "fp8_base is for training without the web UI", fp8_base=True, mixed_precision="bf16", **UNET)
+    _refused(webui, "blocks_to_swap is for training without the web UI", blocks_to_swap=2, **UNET)
     for owner, name, value, reason in (
         (type(model), "is_sd3", True, "SD1.x, SD2.x and SDXL can"),
         (type(model), "is_sdxl", True, "network_train_unet_only"),

@@ -142,6 +142,10 @@ class A1111TrainableModel:
             )
         if options.vae is not None:
             raise TrainError("the web UI's own VAE is used: choose it in the web UI's settings, and leave vae out")
+        if options.blocks_to_swap:
+            raise TrainError(
+                "blocks_to_swap is for training without the web UI; leave it out, or start the web UI with --medvram"
+            )
         if options.compile_unet:
             raise TrainError("torch_compile is for training without the web UI, whose U-Net is patched; leave it out")
         if self.family == SDXL and options.train_text_encoders:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...errors import TrainError
 from ...file.hashes import legacy_hash
 from ...protocols import VAE_SCALE_FACTOR, SampleSpec, TextConditioning, TrainingModelOptions
-from ...train.network.fp8_layers import weights_in_fp8
+from ...train.network.stored_weights import weights_in_fp8
 from ..kohya_names import base_model_metadata, webui_sampler_name
 from ..training_context import (
     autocast_disabled,
@@ -26,6 +26,7 @@ from ..training_context import (
     in_dtype,
     restored_attributes,
 )
+from .block_swap import swap_of_unet
 from .embeddings import EMBEDDING_VECTOR_NAMES, Embedding, EmbeddingTable
 from .model import StandaloneModel
 from .prompt_encoding import CHUNK_TOKENS, PromptChunk, encoder_vectors, tokenize_prompt
@@ -100,6 +101,8 @@ class StandaloneTrainableModel:
             stack.enter_context(in_dtype(networks, compute_dtype(options.precision)))
             small = [*([model.unet] if options.fp8_unet else []), *(texts if options.fp8_text_encoders else [])]
             stack.enter_context(weights_in_fp8(small, restore=not self.is_disposable))
+            if options.blocks_to_swap:
+                stack.enter_context(swap_of_unet(model.unet, options.blocks_to_swap, self.device).attached())
             stack.enter_context(in_dtype([model.vae] if options.float32_vae else [], torch.float32))
             stack.enter_context(restored_attributes(networks, _CHECKPOINTING))
             if options.gradient_checkpointing:

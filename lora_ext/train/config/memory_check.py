@@ -16,6 +16,10 @@ def memory_problems(recipe: Recipe) -> Iterator[str]:
             yield f"{name} needs mixed_precision {precision}, not {recipe.mixed_precision}; set it so"
     if recipe.fp8_base or recipe.fp8_base_unet:
         yield from _fp8(recipe, "fp8_base" if recipe.fp8_base else "fp8_base_unet")
+    if recipe.blocks_to_swap and recipe.torch_compile:
+        yield "torch_compile cannot be used with blocks_to_swap; leave one of them out"
+    if recipe.blocks_to_swap and recipe.base_weights:
+        yield "base_weights replace weights that blocks_to_swap moves; merge them into the model, or leave one out"
     own = parse_optimizer_args(recipe.optimizer_args)
     if recipe.full_fp16 and "eps" not in own and recipe.optimizer_type.casefold() not in _FIT_FOR_FP16:
         yield (

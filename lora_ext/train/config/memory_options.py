@@ -28,6 +28,9 @@ class MemoryOptions:
         False, "keep the frozen U-Net and text encoders in 8 bits; needs mixed_precision", "machine"
     )
     fp8_base_unet: bool = recipe_option(False, "as fp8_base, for the U-Net alone", "machine")
+    blocks_to_swap: int = recipe_option(
+        0, "blocks of the U-Net that wait in main memory until they compute: less GPU memory, slower", "machine", low=0
+    )
     fused_backward_pass: bool = recipe_option(
         False, "step each tensor in the backward pass and free its gradient; clipping is per tensor", "machine"
     )

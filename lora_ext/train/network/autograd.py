@@ -229,7 +229,7 @@ def frozen_weight(module: nn.Module) -> Tensor | None:
     bias = module._parameters.get("bias")
     if weight is None or not alone or weight.requires_grad or (bias is not None and bias.requires_grad):
         return None
-    stored_so = weight.dtype is torch.float8_e4m3fn and "forward" in module.__dict__  # by `fp8_layers`
+    stored_so = weight.dtype is torch.float8_e4m3fn and "forward" in module.__dict__  # by `stored_weights`
     return weight if stored_so or weight.dtype in _COMPUTE_DTYPES else None
 
 

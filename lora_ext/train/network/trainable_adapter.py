@@ -81,7 +81,7 @@ class TrainableAdapter(TrainableLayer):
         # the same ΔW in both passes and as from a file, where autocast would round its products
         exact: Any = torch.autocast(device, enabled=False) if autocast_dtype(device) is not None else nullcontext()
         with exact:
-            delta, bias = adapter.delta(self.base_weight()), adapter.bias_delta()
+            delta, bias = adapter.delta(self.base_weight().to(trained[0].device)), adapter.bias_delta()
         if state.mask is not None:
             delta = delta * state.mask.view(-1, *[1] * (delta.dim() - 1))
             bias = None if bias is None else bias * state.mask
@@ -261,7 +261,7 @@ class AdapterFunction(torch.autograd.Function):
         needs_x = ctx.needs_input_grad[0]
         with torch.no_grad():
             half = delta.detach().to(grad.dtype)
-            whole = call.layer.base_weight().to(grad.dtype) + half if call.is_merged else half
+            whole = call.layer.base_weight().to(grad) + half if call.is_merged else half
             x_grad, weight_grad = call.backward(grad, x, whole, (needs_x, True))
             if needs_x and call.weight is not None:
                 x_grad = x_grad + call.backward(grad, x, call.weight.to(grad.dtype), (True, False))[0]

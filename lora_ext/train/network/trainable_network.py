@@ -78,7 +78,7 @@ class TrainableNetwork(nn.Module):
                 layer = self._new_layer(layer_id, target, size, generator)
                 layer.dropout, layer.rank_dropout = recipe.network_dropout or 0.0, recipe.rank_dropout or 0.0
                 self.targets_by_layer[layer_id] = target
-                self.factors_by_layer[layer_id] = layer.to(_device(target.module))
+                self.factors_by_layer[layer_id] = layer.to(_device(parts[layer_id.part]))
         if not self.factors_by_layer:
             raise TrainError(
                 "no layer of this model is trained by this recipe; check network_train_unet_only, "

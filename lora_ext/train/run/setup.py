@@ -48,6 +48,7 @@ def training_model_options(recipe: Recipe) -> TrainingModelOptions:
         compile_unet=recipe.torch_compile,
         train_token_embedding=bool(recipe.token_string),
         float32_vae=recipe.no_half_vae,
+        blocks_to_swap=recipe.blocks_to_swap,
         fp8_unet=recipe.fp8_base or recipe.fp8_base_unet,
         fp8_text_encoders=recipe.fp8_base and not recipe.fp8_base_unet,
         vae=Path(recipe.vae) if recipe.vae else None,
@@ -64,6 +65,8 @@ def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], N
     # a missing library or picture is reported now, before images are encoded or a token is trained
     optimizer_class_and_settings(recipe)
     thumbnail_data_url(recipe.metadata_thumbnail)
+    if recipe.blocks_to_swap and model.device.type == "cpu":
+        notify("blocks_to_swap saves memory of a GPU; this model is trained on the CPU, where it changes nothing")
     if recipe.device and torch.device(recipe.device).type != model.device.type:
         notify(f"the model is on {model.device} and is trained there, not on {recipe.device}")
 

@@ -63,7 +63,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 max_train_epochs max_train_steps initial_epoch initial_step
                 skip_until_initial_step strict_images max_data_loader_n_workers cache_latents
                 cache_latents_to_disk vae_batch_size cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
-                gradient_checkpointing device output_dir output_name save_precision save_every_n_epochs
+                gradient_checkpointing blocks_to_swap device output_dir output_name save_precision save_every_n_epochs
                 save_every_n_steps save_last_n_epochs save_last_n_steps save_state save_state_on_train_end
                 save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
                 metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase

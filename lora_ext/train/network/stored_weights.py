@@ -1,4 +1,4 @@
-"""Frozen Linear and Conv2d weights in 8 bits (float8_e4m3fn), cast to the compute dtype in each pass.
+"""Frozen layers that compute from a stored weight: one of 8 bits (float8_e4m3fn), or one that block swap moves.
 
 kohya's `--fp8_base` leaves the cast to autocast, which keeps the cast weights until the backward pass. Here the node of
 a layer keeps the 8-bit weight and casts it again there, so that only one layer's weight is in 16 bits at a time.
@@ -23,11 +23,11 @@ FP8_LARGEST = 448.0
 """Largest number of the format; what is above it would become NaN."""
 
 
-class Fp8LayerFunction(torch.autograd.Function):
-    """The output of a frozen layer whose weight is stored in 8 bits.
+class StoredWeightFunction(torch.autograd.Function):
+    """The output of a frozen layer, whose node keeps the layer's Parameter alone.
 
-    Shapes: x (…, in) or (n, in, h, w), of the compute dtype; weight (out, in) or (out, in, kh, kw), float8; bias (out,)
-    or None; convolution (stride, padding, dilation), or None for Linear.
+    Shapes: x (…, in) or (n, in, h, w), of the compute dtype; weight (out, in) or (out, in, kh, kw), of any dtype; bias
+    (out,) or None; convolution (stride, padding, dilation), or None for Linear.
     """
 
     @staticmethod
@@ -51,8 +51,8 @@ class Fp8LayerFunction(torch.autograd.Function):
         return conv_backward(grad, like, wide, ctx.convolution, (True, False))[0], None, None, None
 
 
-def fp8_forward(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """The forward pass of a layer whose weight is stored in 8 bits.
+def forward_from_stored(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """The forward pass of a layer by `StoredWeightFunction`.
 
     Args:
         module: The layer.
@@ -65,8 +65,32 @@ def fp8_forward(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     convolution = None
     if isinstance(module, nn.Conv2d):
         x, convolution = prepare_convolution(module, x)
-    output: Tensor = Fp8LayerFunction.apply(x, module.weight, module.bias, convolution)
+    output: Tensor = StoredWeightFunction.apply(x, module.weight, module.bias, convolution)
     return output
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Linear | nn.Conv2d]:
+    """The plain Linear and Conv2d layers of a network."""
+    for module in network.modules():
+        if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1):
+            yield module
+
+
+@contextmanager
+def compute_from_parameters(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Lets the nodes of frozen layers keep their Parameters for the backward pass, not the Parameters' memory.
+
+    Args:
+        networks: Frozen networks.
+    """
+    changed = [m for network in networks for m in _layers(network) if "forward" not in m.__dict__]
+    try:
+        for module in changed:
+            module.__dict__["forward"] = partial(forward_from_stored, module)
+        yield
+    finally:
+        for module in changed:
+            module.__dict__.pop("forward", None)
 
 
 @contextmanager
@@ -80,17 +104,14 @@ def weights_in_fp8(networks: Iterable[nn.Module], *, restore: bool = True) -> It
         restore: Whether the original weights come back afterwards, bit for bit; until then they are in main memory.
             Without it they are given up, and the networks are of no use afterwards.
     """
-    changed: list[tuple[nn.Module, Tensor | None]] = []
+    changed: list[tuple[nn.Linear | nn.Conv2d, Tensor | None]] = []
     try:
         for network in networks:
-            layers = (
-                m for m in network.modules() if type(m) in (nn.Linear, nn.Conv2d) and getattr(m, "groups", 1) == 1
-            )
-            for module in islice(layers, 1, None):
+            for module in islice(_layers(network), 1, None):
                 weight: Any = module.weight
                 changed.append((module, weight.data.cpu() if restore else None))
                 weight.data = weight.data.clamp(-FP8_LARGEST, FP8_LARGEST).to(FP8)
-                module.__dict__["forward"] = partial(fp8_forward, module)  # type: ignore[arg-type]
+                module.__dict__["forward"] = partial(forward_from_stored, module)
         yield
     finally:
         for module, original in changed:
