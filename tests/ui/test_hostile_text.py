@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,14 +39,20 @@ def hostile(server: Server) -> Iterator[str]:
         caption.write_text(f"{EVIL}, a cat", encoding="utf-8")
     before = presets.read_text(encoding="utf-8") if presets.exists() else ""
     presets.write_text(f"{before}{EVIL}:{','.join(['1'] * 17)}\n", encoding="utf-8")
+    beside = dict.fromkeys(("description", "notes", "activation text", "sd version", EVIL), EVIL * 20)
+    lora.with_suffix(".json").write_text(json.dumps(beside), encoding="utf-8")
+    server.api("/sets", "PUT", {"name": EVIL, "text": "<lora:no&lt;b&gt;:1>", "words": EVIL, "negative": EVIL})
+    server.api("/train/presets", "PUT", {"name": EVIL, "settings": {"output_name": "hostile", "sample_prompts": EVIL}})
     yield lora.stem
+    for path in ("sets", "train/presets"):
+        server.api(f"/{path}?{urllib.parse.urlencode({'name': EVIL})}", "DELETE")
     presets.write_text(before, encoding="utf-8")
     shutil.rmtree(pictures)
     for path in lora.parent.glob("hostile*"):
         path.unlink()
 
 
-def test_markup_stays_text_everywhere(page: Any, hostile: str) -> None:
+def test_markup_stays_text_everywhere(page: Any, server: Server, hostile: str) -> None:
     page.reload()
     page.wait_for_selector("#lora-ext .lx-tabs")
     for panel in PANELS:
@@ -69,7 +77,10 @@ def test_markup_stays_text_everywhere(page: Any, hostile: str) -> None:
     panel.get_by_role("radio", name="Pictures").click()
     panel.get_by_label("Folder", exact=True).select_option("hostile")
     panel.locator(".lx-picture").nth(1).wait_for()
+    panel.locator(".lx-picture img").first.click()
     check(page, "captions")
+    go(page, "sets").get_by_text(EVIL).first.wait_for()
+    check(page, "sets")
     panel = go(page, "tools")
     panel.get_by_role("radio", name="Resize").click()
     choose(panel, hostile)
@@ -77,3 +88,18 @@ def test_markup_stays_text_everywhere(page: Any, hostile: str) -> None:
     panel.locator(".lx-tool:visible").get_by_role("button", name="Resize", exact=True).click()
     ended(panel).locator(".lx-report").wait_for()
     check(page, "a report")
+    # a picture, a sheet and the list of jobs, with such text in prompts, labels and the jobs' own lines
+    one = {"prompt": f"a circle {EVIL}", "steps": 1, "width": 64, "height": 64}
+    server.api("/generate", "POST", one)
+    folder = server.api("/compare", "POST", {**one, "lora": "framed", "x": f"sr:circle,{EVIL}", "seed": 1})
+    server.idle(stop=False)
+    assert server.api(f"/jobs/{folder['id']}")["state"] == "done"
+    page.reload()
+    panel = go(page, "compare")
+    panel.get_by_text("Earlier sheets").click()
+    panel.locator(".lx-jobs-past .lx-item").first.click()
+    panel.locator(".lx-sheet img").first.click()
+    check(page, "a sheet")
+    page.locator(".lx-job-menu-face").click()
+    page.locator(".lx-jobs", has_text="<img src=x").first.wait_for()
+    check(page, "the list of jobs")
