@@ -58,42 +58,48 @@ KEPT = [
     if text not in WITHOUT_RED[:JUDGED]
 ]
 """Scenes without red that are not judged."""
-SIZED = [f"a green {shape} on a white background" for shape in ("circle", "square", "cross", "diamond")]
-UNFRAMED = [text for text in shapes.SCENE_PROMPTS if "white" not in text][:24]
-JUDGED_SIZES = [text for text in WITHOUT_RED if text not in SIZED][:12]
+RINGS = [text for text in KEPT if "ring" in text]
+NO_RINGS = [text for text in KEPT if "ring" not in text]
+SIZED = KEPT[:36]
+UNFRAMED = [text for text in shapes.SCENE_PROMPTS if "white" not in text][:JUDGED]
+FRAMED = [*(text for text in KEPT[::7] if "white" not in text and text not in UNFRAMED), ""]
 COMMON: dict[str, Any] = {
     "resolution": str(shapes.SCENE_PIXELS), "network_module": "lierla", "network_dim": 8, "network_alpha": 8,
-    "train_batch_size": 4, "learning_rate": 1e-3, "max_train_steps": 100, "lr_scheduler": "cosine", "seed": 1,
-    # as in the toy task: the noisy timesteps, where colours and sizes are decided, have next to no weight otherwise
-    "v_pred_like_loss": 1.0, "debiased_estimation_loss": True,
+    "train_batch_size": 8, "learning_rate": 5e-4, "max_train_steps": 30, "lr_scheduler": "cosine", "seed": 1,
+    # the noisy timesteps, where colours and sizes are decided, have next to no weight otherwise
+    "v_pred_like_loss": 1.0,
 }  # fmt: skip
+WORDS: dict[str, Any] = {"network_include": ("*attn2.to_k", "*attn2.to_v"), "uce_start": True}
 MODES: dict[str, dict[str, Any]] = {
     "ileco": {
+        **WORDS,
         "original_prompt": "|".join(RED[:36]),
         "target_prompt": "|".join(text.replace("red", "blue") for text in RED[:36]),
-        "keep_prompts": "|".join(KEPT[:36]),
-        "network_include": ("*attn2.to_k", "*attn2.to_v"),
+        "keep_prompts": "|".join(KEPT[:200]),
     },
     "erase": {
+        **WORDS,
         "mode": "ileco",
-        "original_prompt": "|".join(text for text in KEPT if "ring" in text),
-        "keep_prompts": "|".join([text for text in KEPT if "ring" not in text][:36]),
-        "network_include": ("*attn2.to_k", "*attn2.to_v"),
+        "original_prompt": "|".join(RINGS[::2]),
+        "keep_prompts": "|".join(NO_RINGS),
     },
     "slider": {
+        **WORDS,
         "original_prompt": "|".join(SIZED),
         "positive_prompt": "|".join(text.replace("a ", "a large ", 1) for text in SIZED),
         "negative_prompt": "|".join(text.replace("a ", "a small ", 1) for text in SIZED),
-        "slider_guidance": 1.0,
-        "denoise_steps": 3,
+        "slider_guidance": 0.25,
     },
     "addift": {
         "network_module": "c3lier",
         "conv_dim": 8,
         "conv_alpha": 8,
-        "train_batch_size": 2,
         "cache_latents": True,
-        "max_train_steps": 120,
+        "learning_rate": 3e-3,
+        "max_train_steps": 80,
+        "pair_weight": 1.0,
+        "original_prompt": "|".join(FRAMED),
+        "target_prompt": "|".join(FRAMED),
     },
 }
 
@@ -121,7 +127,7 @@ def judge_ileco(model: StandaloneModel, out: Path) -> None:
 def judge_erase(model: StandaloneModel, out: Path) -> None:
     """Prints how many of the new prompts with a ring still show one, and how many others changed."""
     rings = [TEMPLATE.format(colour=a, ground=b, shape="ring") for a, b in permutations(shapes.SHAPE_COLOURS, 2)]
-    rings = [text for text in rings if text not in KEPT]
+    rings = [text for text in rings if text not in RINGS[::2]]
     right = np.flatnonzero(obeyed(drawn(model, out, rings), rings))[:JUDGED]
     asked = [rings[i] for i in right]
     left = [
@@ -129,7 +135,7 @@ def judge_erase(model: StandaloneModel, out: Path) -> None:
         for image, text in zip(drawn(model, out, asked, "<lora:erase:1>"), asked, strict=True)
         for fits in [shapes.shape_fits(image, shapes.parse_scene_caption(text))]
     ]
-    others = [text for text in shapes.SCENE_PROMPTS if "ring" not in text and text not in KEPT[:60]][:JUDGED]
+    others = [text for text in shapes.SCENE_PROMPTS if "ring" not in text and text not in NO_RINGS][:JUDGED]
     print(f"erase: {len(left) - sum(left)} of {len(left)} rings are gone; {changed(model, out, 'erase', others)}")
 
 
@@ -149,13 +155,14 @@ def area(image: Image.Image, scene: shapes.Scene) -> float:
 
 
 def judge_slider(model: StandaloneModel, out: Path) -> None:
-    """Prints the mean area of the shape and the share that is still right at each weight."""
+    """Prints the mean area of the shape at each weight, and how many of those that were right still are."""
+    prompts = WITHOUT_RED[:12]
+    right = obeyed(drawn(model, out, prompts), prompts)
     for weight in (-2, -1, 0, 1, 2):
-        images = drawn(model, out, JUDGED_SIZES, f"<lora:slider:{weight}>" if weight else "")
-        areas = [
-            area(image, shapes.parse_scene_caption(text)) for image, text in zip(images, JUDGED_SIZES, strict=True)
-        ]
-        print(f"slider {weight:+}: area {np.mean(areas):.3f}, right {obeyed(images, JUDGED_SIZES).mean():.0%}")
+        images = drawn(model, out, prompts, f"<lora:slider:{weight}>" if weight else "")
+        areas = [area(image, shapes.parse_scene_caption(text)) for image, text in zip(images, prompts, strict=True)]
+        kept = obeyed(images, prompts)[right].sum()
+        print(f"slider {weight:+}: area {np.mean(areas):.3f}, {kept} of {right.sum()} still right", flush=True)
 
 
 def save_pair(folder: Path) -> dict[str, str]:
@@ -172,7 +179,7 @@ def judge_addift(model: StandaloneModel, out: Path) -> None:
     """Prints the share of new prompts that have the frame."""
     framed = [text.replace("a ", "a framed ", 1) for text in UNFRAMED]
     asked = obeyed(drawn(model, out, framed), framed)
-    for weight in (0.25, 0.5, 1):
+    for weight in (0.5, 1):
         found = obeyed(drawn(model, out, UNFRAMED, f"<lora:addift:{weight}>"), framed)
         print(f"addift {weight}: {found.sum()} of {len(found)} framed (by the word alone {asked.sum()})", flush=True)
 

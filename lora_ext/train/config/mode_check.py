@@ -15,6 +15,7 @@ _FIELDS = {
     "positive_prompt": ("slider",),
     "negative_prompt": ("slider",),
     "kept_attributes": ("slider",),
+    "uce_start": ("ileco", "slider"),
     "denoise_steps": ("ileco", "slider"),
     "original_image": ("addift", "difference"),
     "target_image": ("addift", "difference"),

@@ -44,6 +44,9 @@ class ModeOptions:
     slider_guidance: float = recipe_option(
         4.0, "slider: factor on the difference of the two prompts", "mode", low=0, high=100
     )
+    uce_start: bool = recipe_option(
+        False, "ileco, slider: cross-attention starts at the closed form of Unified Concept Editing", "mode"
+    )
     denoise_steps: int = recipe_option(
         0, "ileco, slider: steps that denoise a start to its timestep; 0 starts from noise", "mode", low=0, high=100
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...protocols import VAE_SCALE_FACTOR
-from ..config.prompt_tasks import prompt_tasks
+from ..config.prompt_tasks import PromptTask, prompt_tasks
 from ..config.recipe import Recipe
 from .buckets import fit_to_bucket
 from .dataset import Dataset, TrainingSample
@@ -27,7 +28,7 @@ class PromptDataset(Dataset):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, seed: int = 0, **_: Any) -> PromptDataset:
-        """Lists the prompts that a recipe trains.
+        """Lists the prompts that a recipe trains; those to keep are half of the rows, however many there are.
 
         Args:
             recipe: The settings.
@@ -37,17 +38,29 @@ class PromptDataset(Dataset):
             The data set.
         """
         rules, size = bucket_rules(recipe), recipe.size()
-        prompts = list(prompt_tasks(recipe))
-        repeats = -(-BATCHES_PER_EPOCH * recipe.train_batch_size // len(prompts))
-        subset = Subset(Path("prompts"), (), repeats, bucket_rules=rules, batch_size=recipe.train_batch_size)
+        tasks = prompt_tasks(recipe)
+        kept = [prompt for prompt, task in tasks.items() if task == PromptTask(prompt)]
+        groups = [group for group in ([prompt for prompt in tasks if prompt not in kept], kept) if group]
+        rows = BATCHES_PER_EPOCH * recipe.train_batch_size / len(groups)
+        subsets = tuple(
+            Subset(
+                Path("prompts"),
+                (),
+                math.ceil(rows / len(group)),
+                bucket_rules=rules,
+                batch_size=recipe.train_batch_size,
+            )
+            for group in groups
+        )
+        prompts = [(prompt, number) for number, group in enumerate(groups) for prompt in group]
         images = tuple(
             DatasetImage(
-                Path(f"prompt {number}"), 0, size, fit_to_bucket(size, rules),
+                Path(f"prompt {number}"), subset, size, fit_to_bucket(size, rules),
                 hashlib.blake2b(prompt.encode(), digest_size=16).hexdigest(), prompt, True,
             )
-            for number, prompt in enumerate(prompts, start=1)
+            for number, (prompt, subset) in enumerate(prompts, start=1)
         )  # fmt: skip
-        return cls(recipe, DatasetScan((subset,), images, ()), recipe.seed if recipe.seed is not None else seed)
+        return cls(recipe, DatasetScan(subsets, images, ()), recipe.seed if recipe.seed is not None else seed)
 
     def _load_sample(self, item: ImageRepeat, epoch: int, step: int, steps: int) -> TrainingSample:
         picture = self.images[item.image]

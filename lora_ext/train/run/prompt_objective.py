@@ -14,6 +14,7 @@ from ..config.prompt_tasks import PromptTask, prompt_tasks
 from ..config.recipe import Recipe
 from ..data.batch import Batch
 from ..network.trainable_network import TrainableNetwork
+from .concept_editing import start_at_edit
 from .loss import batch_loss, sample_noise, sample_timesteps, signal_and_noise_scales
 from .objective import TrainingObjective, send_to_device
 
@@ -33,6 +34,10 @@ class PromptObjective(TrainingObjective):
     def __init__(self, model: TrainableModel, recipe: Recipe, network: TrainableNetwork, *, trains_text: bool) -> None:
         super().__init__(model, recipe, network, trains_text=trains_text)
         self.tasks = prompt_tasks(recipe)
+        if recipe.uce_start:
+            start_at_edit(
+                network, self.tasks, recipe.slider_guidance, lambda prompts: self.encode_captions(prompts).states
+            )
 
     def __call__(self, batch: Batch) -> Tensor:
         """The mean of the losses times `batch.scale`, 0-dim float32."""

@@ -71,7 +71,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 metadata_is_negative_embedding sample_prompts validation_prompt num_validation_images
                 sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
                 log_with log_prefix log_tracker_name""",
-            ONLY_BEFORE_FIRST_STEP: "network_weights inversion_steps sample_at_first",
+            ONLY_BEFORE_FIRST_STEP: "uce_start network_weights inversion_steps sample_at_first",
             CHANGES_NETWORK: """
                 mode network_module network_dim network_alpha conv_dim conv_alpha dim_from_weights
                 network_train_unet_only network_train_text_encoder_only algo init_lora_weights dora_wd wd_on_out
