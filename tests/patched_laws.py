@@ -334,7 +334,7 @@ def patches_of_others_stay(run: Run) -> None:
         assert run.own_patches() and not has_patches_of_others(run.sd_model)
     objects, after = run.sd_model.forge_objects_original, run.sd_model.forge_objects_after_applying_lora
     after.unet = objects.unet.clone()
-    give = {"filename": "another"} if hasattr(after.unet, "lora_patches") else {}
+    give = {"filename": "another", "online_mode": False} if hasattr(after.unet, "lora_patches") else {}
     after.unet.add_patches(patches={name: (more,)}, **give)
     assert has_patches_of_others(run.sd_model)
     with AppliedNetworks(run.model, BAKED) as applied:

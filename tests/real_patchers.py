@@ -82,14 +82,13 @@ def gguf_layers_are_live(folder: Path) -> None:
     from lora_ext.file import LoraFile
     from lora_ext.inject import AUTO, find_layer_targets
 
-    gguf = import_module("gguf")
     operations = import_module("backend.operations").ForgeOperationsGGUF
-    parameter, dequantize = (getattr(import_module("backend.operations_gguf"), name)
-                             for name in ("ParameterGGUF", "dequantize_tensor"))  # fmt: skip
+    layers = import_module("backend.operations_gguf")
+    gguf, parameter, dequantize = layers.gguf, layers.ParameterGGUF, layers.dequantize_tensor
     weight = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q8_0"):
         layer, quantised = operations.Linear(64, 32), getattr(gguf.GGMLQuantizationType, kind)
-        data = import_module("gguf.quants").quantize(weight, quantised)
+        data = gguf.quants.quantize(weight, quantised)
         packed = types.SimpleNamespace(tensor_type=quantised, shape=(64, 32), data=data)
         layer.load_state_dict({"weight": parameter(packed)}, strict=False)
         root = tree({"input_blocks.4.1.transformer_blocks.0.attn1.to_q": layer})
@@ -114,9 +113,12 @@ def gguf_layers_are_live(folder: Path) -> None:
 def main() -> None:
     """Runs the laws that are named, by default all; fails with the first that does not hold."""
     folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:]
-    sys.argv = [sys.argv[0], "--always-cpu"]
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "webui"), str(ROOT)]
+    from forge_server import defined_flags
+
+    sys.argv = [sys.argv[0], *defined_flags(folder, ("--always-cpu", "--cpu"))]
     os.chdir(folder)
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(folder), str(folder / "packages_3rdparty")]
+    sys.path[:0] = [str(folder), str(folder / "packages_3rdparty"), str(folder / "modules_forge" / "packages")]
     from patched_laws import LAWS, Run, small_clip, small_unet
 
     for name in names or LAWS:
