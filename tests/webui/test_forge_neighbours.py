@@ -24,6 +24,7 @@ NEIGHBOURS = (
     "adetailer",
     "sd-webui-supermerger",
     "sd-webui-loractl-FORGE",
+    "sd-webui-traintrain",
 )
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")

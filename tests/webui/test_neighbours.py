@@ -24,6 +24,7 @@ OTHERS = (
     "sd-webui-regional-prompter",
     "adetailer",
     "sd-webui-controlnet",
+    "sd-webui-traintrain",
 )
 """Extensions that are tried together."""
 TAG = "<lora:lierla:0.8>"
