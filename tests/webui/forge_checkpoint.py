@@ -53,7 +53,7 @@ FAMILIES = {
             "channel_mult": [1, 1, 1],
             "num_res_blocks": [2, 2, 2],
             "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "transformer_depth_output": [10, 10, 10, 2, 2, 2, 0, 0, 0],
+            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],  # from the last output block to the first
             "transformer_depth_middle": 10,
             "adm_in_channels": 2816,
             "num_classes": "sequential",
