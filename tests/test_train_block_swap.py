@@ -14,9 +14,10 @@ from test_train_run import one_thread  # noqa: F401
 from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
-from lora_ext.host.standalone.block_swap import BlockSwap, swappable_blocks
+from lora_ext.host.standalone.block_swap import BlockSwap
 from lora_ext.protocols import TrainingModelOptions
 from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.train.network.stored_weights import swappable_blocks
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.training.standalone_run import train
 

@@ -10,7 +10,7 @@ from ..train.config.recipe import Recipe
 from ..train.config.suggested_recipe import SuggestedSetting, TrainingSituation, suggest_settings
 from ..train.data.dataset_folders import find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
-from ..train.run.cost_estimate import available_gpu_bytes
+from ..train.run.memory_plan import available_bytes
 
 
 def scan_picture_folder(folder: Path) -> DatasetScan:
@@ -73,7 +73,7 @@ def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingS
         aspect_ratio_count=len(ratios),
         family=model.family,
         native_size=model.native_size,
-        gpu_bytes=available_gpu_bytes(model.device),
+        gpu_bytes=available_bytes(model) if model.device.type == "cuda" else 0.0,
         on_gpu=model.device.type == "cuda",
     )
 

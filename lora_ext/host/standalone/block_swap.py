@@ -15,16 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainError
-from ...train.network.stored_weights import compute_from_parameters
-
-_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""diffusers' classes that are blocks here."""
-
-
-def swappable_blocks(unet: nn.Module) -> list[nn.Module]:
-    """A U-Net's transformer and ResNet blocks, the largest first: 38 in SD1.x and SD2.x, 87 in SDXL."""
-    blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
-    return sorted(blocks, key=lambda block: -sum(p.nbytes for p in block.parameters()))
+from ...train.network.stored_weights import compute_from_parameters, swappable_blocks
 
 
 def _copy_to(tensor: Tensor, device: torch.device) -> Tensor:

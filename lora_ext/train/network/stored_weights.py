@@ -69,11 +69,21 @@ def forward_from_stored(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     return output
 
 
-def _layers(network: nn.Module) -> Iterator[nn.Linear | nn.Conv2d]:
+def stored_layers(network: nn.Module) -> Iterator[nn.Linear | nn.Conv2d]:
     """The plain Linear and Conv2d layers of a network."""
     for module in network.modules():
         if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1):
             yield module
+
+
+_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+"""diffusers' classes that are blocks for block swap."""
+
+
+def swappable_blocks(unet: nn.Module) -> list[nn.Module]:
+    """A U-Net's transformer and ResNet blocks, the largest first: 38 in SD1.x and SD2.x, 87 in SDXL."""
+    blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
+    return sorted(blocks, key=lambda block: -sum(p.nbytes for p in block.parameters()))
 
 
 @contextmanager
@@ -83,7 +93,7 @@ def compute_from_parameters(networks: Iterable[nn.Module]) -> Iterator[None]:
     Args:
         networks: Frozen networks.
     """
-    changed = [m for network in networks for m in _layers(network) if "forward" not in m.__dict__]
+    changed = [m for network in networks for m in stored_layers(network) if "forward" not in m.__dict__]
     try:
         for module in changed:
             module.__dict__["forward"] = partial(forward_from_stored, module)
@@ -107,7 +117,7 @@ def weights_in_fp8(networks: Iterable[nn.Module], *, restore: bool = True) -> It
     changed: list[tuple[nn.Linear | nn.Conv2d, Tensor | None]] = []
     try:
         for network in networks:
-            for module in islice(_layers(network), 1, None):
+            for module in islice(stored_layers(network), 1, None):
                 weight: Any = module.weight
                 changed.append((module, weight.data.cpu() if restore else None))
                 weight.data = weight.data.clamp(-FP8_LARGEST, FP8_LARGEST).to(FP8)

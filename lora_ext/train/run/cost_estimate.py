@@ -7,30 +7,32 @@ to 128² latent pixels. The memory of activations was measured on SD1.5 at 32² 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from ...protocols import VAE_SCALE_FACTOR, TrainableModel
+from ...protocols import TrainableModel
 from ..config.recipe import Recipe
 from ..data.buckets import PixelSize
+from .memory_plan import (
+    LIBRARY_BYTES,
+    RunSize,
+    available_bytes,
+    memory_need,
+    size_of_part,
+    sizes_of_blocks,
+    smaller_run_advice,
+    smallest_fitting_set,
+)
 
 BYTES_IN_GIB = 2.0**30
-LIBRARY_BYTES = 0.4 * BYTES_IN_GIB
-"""Memory of torch and its libraries without any model."""
 VAE_OPERATIONS_PER_LATENT = 2.7e8
 """Operations of the VAE's encoder for each latent pixel (SD's)."""
-CHECKPOINTED_ACTIVATIONS = 0.3
-"""Share of the activations that gradient checkpointing keeps."""
 STEP_EFFICIENCY = 0.5
 """Speed of a training step, relative to one large matrix product."""
 SECONDS_PER_LAYER = 2.5e-4
 """Least seconds of a layer in a step, forward and backward: launching its kernels takes that long at any size."""
-OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
-"""Bytes of an optimizer's state for each trained number; 8 for the others (two float32)."""
 
 
 class UNetCost(NamedTuple):
@@ -66,7 +68,7 @@ class CostEstimate:
         activations: Bytes of a batch's activations.
         seconds: Seconds of a step; 0 if the device's speed is unknown.
         have: Bytes that are available; 0 if unknown.
-        spare: Settings that make the run smaller, as text.
+        spare: Settings that make the run smaller, as text: the fewest that make it fit where it does not.
     """
 
     weights: float
@@ -101,14 +103,12 @@ def estimate_cost(
     """
     cost = UNET_COSTS.get(model.family, UNET_COSTS["SD1"])
     parts = model.parts()
-    part = _count(parts.get("unet")) / cost.parameters
+    sizes = {name: size_of_part(part) for name, part in parts.items()}
+    part = (sizes["unet"].numbers if "unet" in sizes else 0) / cost.parameters
     half = recipe.mixed_precision != "no"
-    kept = (
-        cost.activation_bytes
-        * (0.5 if half else 1)
-        * (CHECKPOINTED_ACTIVATIONS if recipe.gradient_checkpointing else 1)
-    )
-    area = largest_bucket[0] * largest_bucket[1] / VAE_SCALE_FACTOR**2 * recipe.train_batch_size
+    blocks = sizes_of_blocks(parts["unet"]) if "unet" in parts else ()
+    size = RunSize(sizes, blocks, parameter_count, part, cost.activation_bytes, largest_bucket, model.device)
+    need, have = memory_need(recipe, size), available_bytes(model)
     work = (
         part
         * (cost.linear_operations * mean_latent_pixels + cost.quadratic_operations * mean_latent_pixels**2)
@@ -119,40 +119,14 @@ def estimate_cost(
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
     speed = measure_matmul_speed(model.device, half) * STEP_EFFICIENCY
     return CostEstimate(
-        weights=sum(_bytes(part) for part in parts.values()) + _vae(part, half),
-        training=parameter_count * (8.0 + OPTIMIZER_BYTES_PER_PARAMETER.get(recipe.optimizer_type.casefold(), 8)),
-        activations=area * kept * min(part, 1),
+        *need,
         seconds=recipe.gradient_accumulation_steps
         * max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
         if speed
         else 0.0,
-        have=available_gpu_bytes(model.device),
-        spare=smaller_run_advice(recipe),
+        have=have,
+        spare=smallest_fitting_set(recipe, size, have) if 0 < have < need.total else smaller_run_advice(recipe),
     )
-
-
-def _vae(part: float, half: bool) -> float:
-    """Bytes of the autoencoder (84 million parameters), which `parts()` does not contain."""
-    return 84e6 * (2 if half else 4) * min(part, 1)
-
-
-def _count(module: nn.Module | None) -> int:
-    return sum(p.numel() for p in module.parameters()) if module is not None else 0
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
-
-
-def available_gpu_bytes(device: torch.device) -> float:
-    """Bytes that can be allocated on a GPU; 0 if unknown."""
-    if device.type != "cuda":
-        return 0.0
-    try:
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(free + torch.cuda.memory_reserved(device))
-    except (RuntimeError, AssertionError):
-        return 0.0
 
 
 def measure_matmul_speed(device: torch.device, half: bool) -> float:
@@ -186,15 +160,3 @@ def format_rough_duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02} min"
     return f"{minutes / 1440:.0f} days"
-
-
-def smaller_run_advice(recipe: Recipe) -> str:
-    """Settings that make a run smaller, the most effective first."""
-    ways: Mapping[str, bool] = {
-        "mixed_precision bf16 (or fp16)": recipe.mixed_precision == "no",
-        "gradient_checkpointing": not recipe.gradient_checkpointing,
-        "a smaller train_batch_size": recipe.train_batch_size > 1,
-        "cache_latents": not recipe.cache_latents,
-        "a smaller resolution": True,
-    }
-    return ", ".join(way for way, helps in ways.items() if helps)
