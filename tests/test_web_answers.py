@@ -202,6 +202,8 @@ def call_start(call: Caller) -> None:
     call("DELETE", "/dataset/picture", params={"dataset": "cat", "picture": "d.png"})
     call("PUT", "/train/presets", json={"name": "faces", "settings": {"network_dim": 16, "output_name": "cat"}})
     call("GET", "/train/presets")
+    settings = {"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15", "lora_rank": 8, "masked_training": True}
+    call("POST", "/train/settings-file", json={"file": "one.json", "text": json.dumps(settings)})
     call("DELETE", "/train/presets", params={"name": "faces"})
     call.job("/teach/suggest", {"kind": "object", "dataset": "cat", "trigger": "mycat"})
 

@@ -1354,6 +1354,7 @@ export interface Answers {
     "POST /train/control": RequestedSamples;
     "POST /train/preflight": JobSummary;
     "POST /train/sample": RequestedSamples;
+    "POST /train/settings-file": FileSettings;
     "POST /train/{name}/compare": JobSummary;
     "PUT /dataset/caption": SavedCaption;
     "PUT /dataset/edit": SavedPictureEdit;

@@ -17,6 +17,7 @@ from .app_state import AppState
 from .caption_changes import CaptionChanges, ReplacedCaptions
 from .picture_edit_routes import register_picture_edit_routes
 from .routing import RequestBody
+from .settings_files import form_settings_of_file
 from .sheets import SheetService
 from .training_answers import (
     FileSettings,
@@ -79,6 +80,13 @@ class SampleRequest(RequestBody):
     job: str = Field(max_length=100)
 
 
+class SettingsFileRequest(RequestBody):
+    """A settings file of kohya's GUI, OneTrainer or traintrain. file: its name; text: what is in it."""
+
+    file: str = Field(max_length=400)
+    text: str = Field(max_length=1_000_000)
+
+
 class ControlRequest(RequestBody):
     """What is asked of a run at work, after its next step. job: the run's job; sample: its sample prompts; save: the
     file and a state; lr_factor: a factor on its settings' learning rates.
@@ -125,6 +133,11 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     def begin(name: str = Query(..., max_length=400)) -> FileSettings:
         """The settings a LoRA file was trained with, as its metadata tells them, and what of them is not known here."""
         return FileSettings(*settings_from_lora_file(app_state.entry(name).path))
+
+    @api.post("/train/settings-file")
+    def settings_file(options: SettingsFileRequest) -> FileSettings:
+        """The settings of another program's file as values of the form, and a sentence for what is not used."""
+        return FileSettings(*form_settings_of_file(options.text, options.file))
 
     @api.post("/train/preflight", status_code=202)
     def preflight(options: TrainRequest) -> JobSummary:

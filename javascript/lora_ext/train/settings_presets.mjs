@@ -1,5 +1,5 @@
-// The user's own presets of training settings: saved by name, loaded, deleted.
-import { api } from "../core/api.mjs";
+// Presets of training settings: the user's own, saved by name, loaded and deleted, and files of other programs.
+import { api, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
@@ -31,6 +31,40 @@ function presetChoice(presets, chosen, use, remove) {
 }
 
 /**
+ * Opens a settings file of another program; what is not used of it is listed.
+ * @param {(settings: Record<string, any>) => void} load shows settings in the form
+ */
+function otherPrograms(load) {
+    const said = h("div", { class: "lx-result", role: "status" });
+    const open = showingErrors(async () => {
+        const file = input.files?.[0];
+        if (!file) return;
+        const text = await file.text();
+        input.value = "";
+        setChildren(said);
+        const { settings, told } = /** @type {import("../api_types").FileSettings} */ (
+            await post("/train/settings-file", { file: file.name, text })
+        );
+        load(settings);
+        const count = Object.keys(settings).length;
+        setChildren(
+            said,
+            note(t("{0} settings of {1} are in the form.", count, file.name), "good"),
+            told.map((line) => note(line)),
+        );
+    });
+    const input = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: open });
+    const tip = t("A settings file of kohya's GUI, OneTrainer or traintrain (JSON); pictures and name stay");
+    return stack(
+        buttonRow(
+            button(t("Open another program's file"), () => input.click(), { tip }),
+            input,
+        ),
+        said,
+    );
+}
+
+/**
  * @param {() => Record<string, any>} read the settings of the form
  * @param {(settings: Record<string, any>) => void} load shows settings in the form
  */
@@ -57,7 +91,7 @@ export function settingsPresets(read, load) {
         button(t("Save"), save, { tip: t("Saves the settings of the form under this name") }),
     );
     saving.classList.add("lx-save-as");
-    const box = h("details", {}, summary(t("My presets")), place, saving);
+    const box = h("details", {}, summary(t("My presets")), place, saving, otherPrograms(load));
     box.addEventListener(
         "toggle",
         showingErrors(async () => {

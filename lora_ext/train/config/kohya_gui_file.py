@@ -93,20 +93,25 @@ def load_gui_file(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise TrainError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or "LoRA_type" not in content:
         raise TrainError(f"{path} is not a LoRA settings file of kohya's GUI: it has no LoRA_type")
+    return settings_of_gui_file(content, str(path))
+
+
+def settings_of_gui_file(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The same for the JSON object of such a file; `where` is its name, for messages. Raises TrainError."""
     # the GUI leaves out what is empty, false or 0, which is kohya's default there
     given = {name: value for name, value in content.items() if value not in ("", False, None, "0", [])}
-    _check_supported(path, given)
+    _check_supported(where, given)
     found = _settings(given, content)
     return found, _replace_missing_packages(found)
 
 
-def _check_supported(path: Path, given: Mapping[str, Any]) -> None:
+def _check_supported(where: str, given: Mapping[str, Any]) -> None:
     wrong = [f"{name}_checkbox" for name in _OTHER_MODELS if given.get(f"{name}_checkbox")]
     known = {**_NETWORKS, **_LYCORIS}
     wrong += [f"LoRA_type {given.get('LoRA_type')!r}"] if str(given.get("LoRA_type")) not in known else []
     if wrong:
         kinds = ", ".join(known)
-        raise TrainError(f"{path}: not supported here: {', '.join(wrong)}; networks are {kinds} for SD 1.x, 2.x, SDXL")
+        raise TrainError(f"{where}: not supported here: {', '.join(wrong)}; networks are {kinds} for SD 1.x, 2.x, SDXL")
 
 
 def _settings(given: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from ...command_line import CommandParser
 from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
-from .kohya_gui_file import load_gui_file
+from ...json_text import parse_json
+from .kohya_gui_file import settings_of_gui_file
 from .kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
 from .lr_schedules import name_schedule
 from .network_modules import (
@@ -24,11 +25,13 @@ from .network_modules import (
     UNUSED_ARGUMENTS,
     name_network,
 )
+from .other_programs_files import program_of, translate_program_file
 from .other_trainers import translate_other_options
 from .other_trainers_options import OTHER_TRAINERS_OPTIONS
 from .recipe import Recipe, UserOptimizerClass, recipe_options
 from .recipe_check import check_recipe
 from .recipe_option import RecipeOption
+from .text_file import load_utf8
 from .toml_file import load_toml
 
 _OTHER_OPTIONS = (
@@ -201,7 +204,7 @@ def recipe_from_settings(
     """
     given = dict(settings)
     translate_other_options(given, notify)
-    _add_network_args(given, notify)
+    split_network_args(given, notify)
     for name, optimizer in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         if not is_neutral(given.pop(name, False)):
             given.setdefault("optimizer_type", optimizer)
@@ -225,7 +228,7 @@ def recipe_from_settings(
     )
 
 
-def _add_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> None:
+def split_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> None:
     """Moves the settings in `network_args` to `given`. Raises TrainError, with all that are unknown."""
     groups = ("network", "dylora", "blocks")
     # files are options of their own: the tab checks those by their names
@@ -385,7 +388,7 @@ def recipe_parser(verb: str = "train", description: str = "Train a LoRA.") -> Re
 
 
 def settings_from_config_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Loads a config file: TOML (names of its tables are ignored, as by kohya's scripts) or the JSON of kohya's GUI.
+    """Loads a config file: TOML (names of its tables are ignored, as by kohya's scripts) or JSON of other programs.
 
     Args:
         path: The file.
@@ -396,17 +399,44 @@ def settings_from_config_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     Raises:
         TrainError: It cannot be read, or has options that are unknown or not supported.
     """
-    content, said = load_gui_file(path) if path.suffix.lower() == ".json" else (load_toml(path), [])
+    if path.suffix.lower() == ".json":
+        return settings_from_json(load_utf8(path), str(path))
     found: dict[str, Any] = {}
-    for name, value in content.items():
+    for name, value in load_toml(path).items():
         inner = value if isinstance(value, dict) else {name: value}
         for key, item in inner.items():
             if isinstance(item, dict):
                 raise TrainError(f"{path} has a table {name}.{key} where a setting is expected")
             found[key] = item
-    if path.suffix.lower() == ".json":
-        found.update(_additional_parameters(str(found.pop("additional_parameters", "")), path))
     used, not_used = sort_options(found, (*recipe_options(), *_OTHER_OPTIONS), str(path))
+    return used, [not_used] if not_used else []
+
+
+def settings_from_json(text: str, where: str) -> tuple[dict[str, Any], list[str]]:
+    """Reads a settings file of kohya's GUI, OneTrainer or traintrain.
+
+    Args:
+        text: What is in the file.
+        where: The file's name, for messages.
+
+    Returns:
+        As `settings_from_config_file`.
+
+    Raises:
+        TrainError: As `settings_from_config_file`.
+    """
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise TrainError(f"{where} is not JSON: {error}") from None
+    program = program_of(content) if isinstance(content, dict) else ""
+    if not program:
+        raise TrainError(f"{where} is no settings file of kohya's GUI (it has no LoRA_type), OneTrainer or traintrain")
+    if program != "kohya":
+        return translate_program_file(content)
+    found, said = settings_of_gui_file(content, where)
+    found.update(_additional_parameters(str(found.pop("additional_parameters", "")), where))
+    used, not_used = sort_options(found, (*recipe_options(), *_OTHER_OPTIONS), where)
     return used, [*said, *([not_used] if not_used else [])]
 
 
@@ -417,14 +447,14 @@ class _ConfigFileParser(RecipeParser):
         raise TrainError((message or "").removeprefix("lora-ext: ").strip())
 
 
-def _additional_parameters(line: str, path: Path) -> dict[str, Any]:
+def _additional_parameters(line: str, where: str) -> dict[str, Any]:
     """Name → value of the command line in a file of kohya's GUI. Raises TrainError."""
     parser = _ConfigFileParser("train", "")
     add_recipe_options(parser)
     try:
         found = parser.parse_args(shlex.split(line))
     except (ValueError, TrainError) as error:
-        raise TrainError(f"{path}: additional_parameters {line!r} is not a command line for this: {error}") from None
+        raise TrainError(f"{where}: additional_parameters {line!r} is not a command line for this: {error}") from None
     return {name: value for name, value in vars(found).items() if name != "config_file"}
 
 
