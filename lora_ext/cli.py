@@ -24,6 +24,7 @@ CLI_COMMANDS = {
     "blocks": ("generate.blocks_command", "which blocks of a LoRA matter: a heat map, and a preset that keeps them"),
     "caption": ("training.caption_command", "caption images that have no caption yet, with a local BLIP model"),
     "inspect": ("inspect_file", "show what a LoRA file contains"),
+    "duplicates": ("tools.duplicates", "files with the same network, also in another precision, format or rank"),
     "merge": ("host.standalone.merge_command", "merge LoRAs into one, exactly or at a new rank; or into a checkpoint"),
     "svd-merge": ("tools.svd_merge", "merge LoRAs into one at a new rank"),
     "resize": ("tools.resize", "change the rank of a LoRA, fixed or layer by layer"),

@@ -354,14 +354,15 @@ def test_a_copied_hash_makes_no_duplicates(api: Client, monkeypatch: pytest.Monk
     read: list[str] = []
     whole = hashes.model_hash
     monkeypatch.setattr(hashes, "model_hash", lambda path: read.append(path.name) or whole(path))
-    for number in (1, 2):
+    for number in (1, -1):
         path = api.root / "loras" / f"style{number}.safetensors"
         tensors = {f"{UNET.format(0)}.lora_down.weight": torch.full((4, 32), float(number))}
         tensors[f"{UNET.format(0)}.lora_up.weight"] = torch.ones(32, 4)
         save_file(tensors, path, metadata={"sshs_model_hash": stored})
-    tensors["x"] = torch.zeros(100_000)
-    for name, value in (("long", 0.0), ("alike", 1.0)):
-        tensors["x"][30_000] = value  # outside the samples
+    wide = torch.ones(4, 100_000)
+    tensors[f"{UNET.format(0)}.lora_down.weight"] = wide
+    for name, value in (("long", 1.0), ("alike", -1.0)):
+        wide[0, 30_000:90_000] = value  # outside the samples
         save_file(tensors, api.root / "loras" / f"{name}.safetensors")
     api.app_state.refresh_library()
     assert api.done("/duplicates", {})["result"]["groups"] == []

@@ -230,12 +230,50 @@ export interface DuplicatePicture {
     same_as: string;
 }
 
-/** Files with the same numbers. */
+/** A file of a group. */
+export interface DuplicateRow {
+    /** Its path below the LoRA folder, without the suffix. */
+    name: string;
+    /** What a prompt calls it: the shortest name that means this file alone. */
+    call: string;
+    /** Its file name without the suffix. */
+    title: string;
+    /** The name that its metadata gives it. */
+    alias: string;
+    /** Its size. */
+    bytes: number;
+    /** When it was changed, in seconds since 1970. */
+    time: number;
+    /** "SD1", "SD2", "SDXL" or "unknown"; null while it was not read yet. */
+    base: string | null;
+    /** Such as "LoRA" or "LoKr"; null while it was not read yet. */
+    kind: string | null;
+    /** The commonest rank of its layers. */
+    rank: number | null;
+    /** Whether its layers have different ranks. */
+    mixed: boolean;
+    /** Why it cannot be used; null where it can. */
+    error: string | null;
+    /** When the picture beside it was changed, in seconds since 1970; null without one. */
+    thumb: number | null;
+    /** What the user has marked it with. */
+    marks: FileMarks;
+    /** Where the search was found, where that is not the name. */
+    found: FoundText | null;
+    /** What it is to the group's first file. */
+    relation: WeightRelation;
+    /** Whether it may be deleted: not part of the installation. */
+    removable: boolean;
+}
+
+/** Files with the same network. */
 export interface DuplicatesResult {
-    /** Rows of the library, those with the same numbers together. */
-    groups: LibraryRow[][];
+    /** Rows of the library; the file of the highest rank and precision is the first of each group. */
+    groups: DuplicateRow[][];
     /** How many files were compared. */
     files: number;
+    /** How many of them were compared by their bytes alone. */
+    by_content_alone: number;
 }
 
 /** How far a training run is. */
@@ -1279,6 +1317,19 @@ export interface TrainingPresetList {
 /** How many bytes of a file are there. */
 export interface UploadedBytes {
     bytes: number;
+}
+
+/** What a file is to the file that is kept. */
+export interface WeightRelation {
+    /**
+     * "kept" (the file itself), "identical" (the same bytes but for metadata), "same" (the same ΔW in other keys or
+     * factors), "precision" (rounded to another dtype), "resize" (its principal directions alone).
+     */
+    kind: string;
+    /** ‖ΔW‖ of it as a share of the kept file's. */
+    share: number;
+    /** Of its numbers. */
+    dtype: string;
 }
 
 /** Method and route → what the route answers. */

@@ -216,9 +216,9 @@ def is_token_file(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     return path.name.lower().endswith(".ti.pt") and bool(tensors) and all(t.dim() <= 2 for t in tensors.values())
 
 
-def has_numbered_keys(tensors: Mapping[str, Tensor]) -> bool:
+def has_numbered_keys(keys: Iterable[str]) -> bool:
     """Whether a file's keys are `unet:0:up` and the like."""
-    return any(_parse_numbered_key(key) for key in tensors)
+    return any(map(_parse_numbered_key, keys))
 
 
 def _parse_numbered_key(key: str) -> tuple[str, int, str] | None:

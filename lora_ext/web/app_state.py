@@ -103,10 +103,15 @@ class AppState:
         """
         return self.library.find_current(name, by_relative_name=True)
 
+    def is_changeable(self, entry: LibraryEntry) -> bool:
+        """Whether a file is the user's, not part of this installation."""
+        path = entry.path.resolve()
+        return not any(path.is_relative_to(folder.resolve()) for folder in self.folders.read_only)
+
     def changeable_entry(self, name: str) -> LibraryEntry:
         """The entry, if its file may be changed. Raises FileError."""
         entry = self.entry(name)
-        if any(entry.path.resolve().is_relative_to(folder.resolve()) for folder in self.folders.read_only):
+        if not self.is_changeable(entry):
             raise FileError(
                 f"{entry.name} is part of this installation and cannot be changed; merge or resize it into a new file"
             )

@@ -10,8 +10,8 @@ from .app_state import AppState
 from .block_routes import BlockAnalysisAnswer
 from .conflict_routes import ConflictAnswer
 from .dataset_browser import DescribedPictures
+from .duplicate_routes import DuplicatesResult
 from .file_moves import ChangedFiles
-from .library_routes import DuplicatesResult
 from .sheet_answers import SheetDetails, SheetLive
 from .start_routes import SuggestedTraining
 from .tool_routes import CheckpointResult, ToolResult

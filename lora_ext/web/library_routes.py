@@ -1,9 +1,7 @@
-"""Routes of the library: list, look into, metadata, rename, duplicates."""
+"""Routes of the library: list, look into, metadata, rename."""
 
 from __future__ import annotations
 
-import itertools
-from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends, Query
@@ -11,11 +9,8 @@ from pydantic import Field
 
 from ..blocks import BLOCK_LAYOUTS, SDXL_BLOCKS
 from ..errors import FileError
-from ..file import hashes
 from ..file.containers import load_tensors
-from ..file.lora_library import LibraryEntry
 from ..file.saving import save_safetensors
-from ..jobs import Job, JobSummary
 from ..tools.metadata import edit_metadata
 from .app_state import AppState
 from .file_marks import MOST_STARS
@@ -99,19 +94,6 @@ class FileNames:
     names: list[str]
 
 
-@dataclass(frozen=True)
-class DuplicatesResult:
-    """Files with the same numbers.
-
-    Attributes:
-        groups: Rows of the library, those with the same numbers together.
-        files: How many files were compared.
-    """
-
-    groups: list[list[LibraryRow]]
-    files: int
-
-
 def query_of_request(
     search: str = Query("", max_length=200),
     base: str = Query("", max_length=40),
@@ -190,33 +172,3 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         name = app_state.library_name(path)
         app_state.marks.rename({entry.relative_name: name})
         return FileName(name)
-
-    @api.post("/duplicates", status_code=202)
-    def duplicates() -> JobSummary:
-        """Looks for files with the same numbers, by their content. Answers with a job."""
-        return app_state.jobs.start("duplicates", "Files", lambda job: find_duplicates(app_state, job)).summary()
-
-
-def find_duplicates(app_state: AppState, job: Job) -> DuplicatesResult:
-    """Groups of files whose numbers are the same, whatever their names and metadata say.
-
-    Sizes and short samples tell most files apart; only those that agree there are read whole, once.
-    """
-    entries = list(app_state.library.entries)
-    alike: dict[tuple[int, str], list[LibraryEntry]] = {}
-    for done, entry in enumerate(entries):
-        job.progress(done, len(entries), entry.name)
-        if entry.error is None:
-            with suppress(FileError):
-                alike.setdefault(hashes.quick_key(entry.path), []).append(entry)
-    candidates = [entry for group in alike.values() if len(group) > 1 for entry in group]
-    groups: dict[str, list[LibraryEntry]] = {}
-    for done, entry in enumerate(candidates):
-        job.progress(done, len(candidates), entry.name)
-        groups.setdefault(entry.content_hash, []).append(entry)
-    job.progress(len(entries), len(entries))
-    app_state.library.save_cache()
-    found = [group for digest, group in groups.items() if digest and len(group) > 1]
-    for entry in itertools.chain.from_iterable(found):
-        app_state.catalogue.summary(entry)  # a file that was just written or renamed may not be read yet
-    return DuplicatesResult([[library_row(app_state, entry) for entry in group] for group in found], len(entries))

@@ -15,6 +15,7 @@ from .access_guard import error_response
 from .app_state import AppState
 from .block_routes import register_block_routes
 from .conflict_routes import register_conflict_routes
+from .duplicate_routes import register_duplicate_routes
 from .job_routes import register_job_routes
 from .library_change_routes import register_library_change_routes
 from .library_routes import register_library_routes
@@ -33,6 +34,7 @@ from .weights_routes import register_weights_routes
 ROUTE_REGISTRARS = (
     register_library_routes,
     register_library_change_routes,
+    register_duplicate_routes,
     register_thumbnail_routes,
     register_weights_routes,
     register_tool_routes,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from program import Server
 from steps import go, small, until
+
+from lora_ext.cli import main
+from lora_ext.inspect_file import inspect_lora_file
 
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
@@ -71,3 +75,46 @@ def test_a_set_is_saved_and_inserted(page: Any) -> None:
     until(page, "() => document.querySelector('#lx-panel-generate textarea')?.value.endsWith('a harbour')")
     card.get_by_role("button", name="Delete").click()
     panel.get_by_text("No set was saved yet.").wait_for()
+
+
+def test_files_of_one_network_are_shown_together_and_deleted(page: Any, server: Server) -> None:
+    loras = server.data / "loras"
+    small(loras / "boat.safetensors", 4)
+    for command, name, *more in (
+        ("convert", "boat half", "--to", "diffusers", "--save_precision", "fp16"),
+        ("resize", "boat r2", "--new_rank", "2"),
+    ):
+        main(
+            [
+                command,
+                "--model",
+                str(loras / "boat.safetensors"),
+                "--save_to",
+                str(loras / f"{name}.safetensors"),
+                *more,
+            ]
+        )
+    panel = go(page, "files")
+    panel.locator(".lx-file[data-name='boat r2']").first.wait_for()
+    panel.get_by_role("button", name="Find duplicates").click()
+    found = panel.locator(".lx-duplicate", has_text="boat")
+    panel.get_by_text("groups of files that hold the same network").wait_for()
+    assert [row.split("\n")[-1] for row in found.locator(".lx-hint").all_inner_texts()] == [
+        "the highest rank and precision · float32",
+        "the same weights in float16",
+        f"a lower rank: {kept_share(loras):.2%} of the change · float32".replace("%", " %"),
+    ]
+    panel.get_by_role("button", name="Keep the first alone").click()
+    panel.get_by_role("button", name="Keep all").click()
+    assert panel.get_by_role("button", name="Move 0 files to the bin").is_disabled()
+    panel.get_by_label("Delete boat half", exact=True).check()
+    panel.get_by_role("button", name="Move 1 files to the bin").click()
+    panel.get_by_text("1 files are in the bin").wait_for()
+    assert found.count() == 2 and not (loras / "boat half.safetensors").exists()
+
+
+def kept_share(loras: Path) -> float:
+    """The share of ‖ΔW‖ that the resized file kept."""
+    norms = [inspect_lora_file(loras / f"{name}.safetensors").blocks[0].norm for name in ("boat", "boat r2")]
+    assert norms[0] and norms[1]
+    return norms[1] / norms[0]

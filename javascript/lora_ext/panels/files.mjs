@@ -11,6 +11,7 @@ import { button, card, note, buttonRow } from "../controls/basic.mjs";
 import { undoKey } from "../controls/undo.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
+import { duplicateGroups } from "../library/duplicate_groups.mjs";
 import { showFile } from "../library/file_details.mjs";
 import { letterBar } from "../library/letter_bar.mjs";
 import { listFilters } from "../library/library_filters.mjs";
@@ -115,10 +116,7 @@ function fileList(click, isPressed) {
 const duplicatesView = (cardOf) =>
     new JobView({
         kinds: ["duplicates"],
-        result: (/** @type {{ groups: LibraryRow[][] }} */ { groups }) => {
-            if (!groups.length) return note(t("No two files have identical weights."), "good");
-            return groups.map((group) => card(null, note(t("identical weights:")), group.map(cardOf)));
-        },
+        result: (/** @type {import("../api_types").DuplicatesResult} */ found) => duplicateGroups(found, cardOf),
     });
 
 /**
@@ -188,7 +186,7 @@ function build(panel) {
     const duplicates = duplicatesView(list.cardOf);
     const find = button(t("Find duplicates"), () => duplicates.run("/duplicates"), {
         kind: "quiet",
-        tip: t("Files with identical weights under different names"),
+        tip: t("Files that hold the same network: copies, other precisions and formats, lower ranks"),
     });
     const select = button(t("Select files"), () => selection.switch(!selection.isOn), {
         kind: "quiet",
