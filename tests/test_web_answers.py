@@ -233,6 +233,7 @@ def call_training(call: Caller) -> None:
 
 def call_pictures(call: Caller) -> None:
     call.job("/generate", {**ONE_STEP, "prompt": "a circle <lora:framed:1> <lora:onne:1>", "width": 64, "height": 64})
+    call.job("/preview", {**ONE_STEP, "lora": "framed", "prompt": "a circle <lora:framed:1>"})
     asked = {**ONE_STEP, "lora": "framed", "x": "weight:0.5,1", "dataset": "star", "width": 64, "height": 64}
     sheet = call.job("/compare", asked)["result"]["folder"]
     time.sleep(1 - time.time() % 1)  # a folder is named for its second: two sheets of one second are "…" and "…-2"

@@ -482,7 +482,7 @@ export interface JobAnswer {
     /** What may be shown while it works; its fields depend on the kind. */
     live: TrainProgress | SheetLive | NothingLive;
     /** What the work returned; null before, and where it failed. */
-    result: BlockAnalysisAnswer | ChangedFiles | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | SheetDetails | SuggestedTraining | ToolResult | TrainResult | null;
+    result: BlockAnalysisAnswer | ChangedFiles | CheckpointResult | ConflictAnswer | DescribedPictures | DuplicatesResult | GenerateResult | PreflightResult | PreviewResult | SheetDetails | SuggestedTraining | ToolResult | TrainResult | null;
 }
 
 /** All jobs, oldest first; those that wait come last. */
@@ -813,6 +813,14 @@ export interface PresetsAnswer {
 /** The user's own presets as a file's text. */
 export interface PresetsText {
     text: string;
+}
+
+/** Two pictures of one seed, by their paths below the output folder. */
+export interface PreviewResult {
+    /** Without the LoRA's tag. */
+    without: string;
+    /** With it. */
+    applied: string;
 }
 
 /** A prompt. */
@@ -1323,7 +1331,7 @@ export interface UploadedBytes {
 export interface WeightRelation {
     /**
      * "kept" (the file itself), "identical" (the same bytes but for metadata), "same" (the same ΔW in other keys or
-     * factors), "precision" (rounded to another dtype), "resize" (its principal directions alone).
+     * factors), "precision" (rounded to another dtype), "resize" (some of its directions alone).
      */
     kind: string;
     /** ‖ΔW‖ of it as a share of the kept file's. */
@@ -1388,6 +1396,7 @@ export interface Answers {
     "POST /metadata": LoraFileDetails;
     "POST /presets/import": ImportedPresets;
     "POST /presets/rename": PresetsAnswer;
+    "POST /preview": JobSummary;
     "POST /rename": FileName;
     "POST /resize": JobSummary;
     "POST /resize/preview": ResizePreview;

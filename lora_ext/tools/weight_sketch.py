@@ -1,7 +1,7 @@
 """A small sketch of a file's ΔW, by which files of one network are found whatever their names, precision and rank.
 
-A layer's sketch is LᵀΔWR with fixed random signs L (out, 4) and R (in·kh·kw, 4), computed from the thin factors. It is
-linear in ΔW, so that equal ΔW have equal sketches, and the cosine of two sketches estimates that of two ΔW
+A layer's sketch is LᵀΔWR with fixed random signs L (out, s) and R (in·kh·kw, s), s ≥ 4, computed from the thin factors.
+It is linear in ΔW, so that equal ΔW have equal sketches, and the cosine of two sketches estimates that of two ΔW
 (Johnson & Lindenstrauss 1984; signs: Achlioptas 2003). Sixteen layers are enough, and only those are read.
 """
 
@@ -31,7 +31,8 @@ from ..layer_names import LayerId
 from .layer_changes import LayerChange, change_of
 
 SKETCHED_LAYERS = 16
-_SIDE = 4
+_NUMBERS = 256
+"""How many numbers a sketch has at least, whatever the number of layers: the error of a cosine is about 1/√256."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,8 @@ def sketch_lora(file: LoraFile) -> WeightSketch | None:
     """Sketches a file that was loaded: see `sketch_file`."""
     chosen = chosen_layers(file.adapters)
     changes = [change_of(file, layer_id) for layer_id in chosen]
-    parts = [_sketch(change) for change in changes if change is not None]
+    side = math.ceil(math.sqrt(_NUMBERS / max(1, len(chosen))))
+    parts = [_sketch(change, side) for change in changes if change is not None]
     if not parts or len(parts) < len(changes):
         return None
     norm = math.sqrt(sum(change.norm() ** 2 for change in changes if change is not None))
@@ -131,21 +133,21 @@ def sketch_lora(file: LoraFile) -> WeightSketch | None:
     )
 
 
-def _sketch(change: LayerChange) -> Tensor:
+def _sketch(change: LayerChange, side: int) -> Tensor:
     """LᵀΔWR as a vector in float64."""
     if change.low is not None:
         up, down = change.low.up.double() * change.low.gain.double(), change.low.down.flatten(1).double()
-        return ((_signs(len(up)).T @ up) @ (down @ _signs(down.shape[1]))).flatten()
+        return ((_signs(len(up), side).T @ up) @ (down @ _signs(down.shape[1], side))).flatten()
     assert change.dense is not None
     matrix = change.dense.reshape(len(change.dense), -1).double()
-    return (_signs(len(matrix)).T @ matrix @ _signs(matrix.shape[1])).flatten()
+    return (_signs(len(matrix), side).T @ matrix @ _signs(matrix.shape[1], side)).flatten()
 
 
 @lru_cache(maxsize=64)
-def _signs(size: int) -> Tensor:
-    """(size, 4) of ±1, always the same ones."""
+def _signs(size: int, side: int) -> Tensor:
+    """(size, side) of ±1, always the same ones."""
     generator = torch.Generator().manual_seed(size)
-    return torch.randint(0, 2, (size, _SIDE), generator=generator).double() * 2 - 1
+    return torch.randint(0, 2, (size, side), generator=generator).double() * 2 - 1
 
 
 def _load_chosen_layers(path: Path) -> LoraFile:

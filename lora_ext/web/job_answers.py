@@ -12,6 +12,7 @@ from .conflict_routes import ConflictAnswer
 from .dataset_browser import DescribedPictures
 from .duplicate_routes import DuplicatesResult
 from .file_moves import ChangedFiles
+from .preview_routes import PreviewResult
 from .sheet_answers import SheetDetails, SheetLive
 from .start_routes import SuggestedTraining
 from .tool_routes import CheckpointResult, ToolResult
@@ -56,6 +57,7 @@ JobResult = (
     | DuplicatesResult
     | GenerateResult
     | PreflightResult
+    | PreviewResult
     | SheetDetails
     | SuggestedTraining
     | ToolResult

@@ -21,6 +21,7 @@ from .library_change_routes import register_library_change_routes
 from .library_routes import register_library_routes
 from .mask_routes import register_mask_routes
 from .page_files import module_response, page_folder
+from .preview_routes import register_preview_routes
 from .routing import API_PREFIX, AccessGuard, make_router
 from .set_routes import register_set_routes
 from .sheets import register_sheet_routes
@@ -45,6 +46,7 @@ ROUTE_REGISTRARS = (
     register_set_routes,
     register_sheet_routes,
     register_block_routes,
+    register_preview_routes,
     register_mask_routes,
     register_job_routes,
 )

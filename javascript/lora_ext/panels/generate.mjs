@@ -1,7 +1,7 @@
 // The Generate panel of the standalone program: a prompt and its pictures.
 import { apiUrl } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { showingErrors } from "../core/messages.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
 import { buildPanel, registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
@@ -23,7 +23,9 @@ import { numberField } from "../controls/number_field.mjs";
 import { batchField, cfgField, checkpointSelect, sizeField, stepsField } from "../controls/sampling_fields.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
-import { registerPrompt } from "../prompts/prompt_fields.mjs";
+import { LastPictures } from "../compare/last_pictures.mjs";
+import { LoraPicker } from "../library/lora_picker.mjs";
+import { insertTag, registerPrompt } from "../prompts/prompt_fields.mjs";
 
 /** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
@@ -105,6 +107,39 @@ function settingsFields(stored) {
     return { elements, seed, get };
 }
 
+/** The picker, with a button that writes the chosen file's tag and words into the prompt. */
+function loraField() {
+    const picker = new LoraPicker({});
+    const insert = showingErrors(async () => {
+        if (!picker.value) return toast(t("Choose a file"), "bad");
+        return insertTag(generatePrompt, picker.value.name);
+    });
+    const tip = t("Writes its tag and trigger words into the prompt");
+    return [picker.element, buttonRow(button(t("Insert into prompt"), insert, { tip }))];
+}
+
+/**
+ * Keeps what was asked for, for the next time.
+ * @param {{ sampler: string, scheduler: string, checkpoint: string }} request
+ */
+const storeRequest = (request) =>
+    store("generate", {
+        ...request,
+        samplers: request.sampler,
+        schedulers: request.scheduler,
+        checkpoints: request.checkpoint,
+    });
+
+/** The job that draws, and the pictures of before. */
+function drawnPictures() {
+    const last = new LastPictures();
+    const result = (/** @type {Pictures | null} */ made) => {
+        if (made) last.add(made.pictures);
+        return pictures(made);
+    };
+    return { last, view: new JobView({ kinds: ["generate"], empty: t("Pictures appear here."), result }) };
+}
+
 /** @param {HTMLElement} panel */
 function build(panel) {
     const stored = loadStored("generate", /** @type {Record<string, any>} */ ({}));
@@ -113,11 +148,10 @@ function build(panel) {
     });
     const negative = textArea(2, stored.negative_prompt || "");
     const settings = settingsFields(stored);
-    const view = new JobView({ kinds: ["generate"], empty: t("Pictures appear here."), result: pictures });
+    const { view, last } = drawnPictures();
     const generate = showingErrors(() => {
         const request = { prompt: prompt.value, negative_prompt: negative.value, ...settings.get() };
-        const { sampler, scheduler, checkpoint } = request;
-        store("generate", { ...request, samplers: sampler, schedulers: scheduler, checkpoints: checkpoint });
+        storeRequest(request);
         return view.run("/generate", request);
     });
     prompt.addEventListener("keydown", (event) => {
@@ -138,9 +172,10 @@ function build(panel) {
                     field(t("Negative prompt"), negative, t("What the picture should not show")),
                     buttonRow(button(t("Draw"), generate, { kind: "main", tip })),
                 ),
+                card(t("LoRA"), loraField()),
                 card(t("Settings"), settings.elements),
             ),
-            h("div", { class: "lx-main" }, card(t("Pictures"), view.element)),
+            h("div", { class: "lx-main" }, card(t("Pictures"), view.element), last.element),
         ),
     );
     view.resume();
@@ -153,16 +188,18 @@ function built() {
     return parts;
 }
 
-registerPrompt({
+/** The panel's prompt. */
+const generatePrompt = {
     label: () => t("Insert into prompt"),
     takeLabel: () => t("From the prompt"),
     exists: () => page.choices.draws,
     get: () => built().prompt.value,
-    set: (text) => void (built().prompt.value = text),
+    set: (/** @type {string} */ text) => void (built().prompt.value = text),
     getNegative: () => built().negative.value,
-    setNegative: (text) => void (built().negative.value = text),
-    setSeed: (seed) => built().seed.set(seed),
-});
+    setNegative: (/** @type {string} */ text) => void (built().negative.value = text),
+    setSeed: (/** @type {number} */ seed) => built().seed.set(seed),
+};
+registerPrompt(generatePrompt);
 registerJobOpener(["generate"], (job) => {
     showPanel("generate");
     parts.view.attach(job.id);

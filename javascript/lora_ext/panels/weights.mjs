@@ -14,6 +14,7 @@ import { LoraPicker } from "../library/lora_picker.mjs";
 import { promptButtons } from "../prompts/prompt_fields.mjs";
 import { BlockEditor } from "../weights/block_editor.mjs";
 import { groupSliders } from "../weights/group_sliders.mjs";
+import { previewCard } from "../weights/preview.mjs";
 import { PresetList } from "../weights/preset_list.mjs";
 import { tagFields } from "../weights/tag_fields.mjs";
 import { aboutFile, layoutChoice, rangeChoice } from "../weights/panel_parts.mjs";
@@ -53,6 +54,10 @@ class WeightsPanel {
         });
         this.fields = tagFields(() => this.update());
         this.tag = tagLine(() => this.request());
+        this.preview = previewCard(
+            () => this.file?.call,
+            (prompt) => this.tag.write(prompt),
+        );
         this.picker = new LoraPicker({ onpick: showingErrors((file) => this.showFile(file)) });
         this.presets = new PresetList({
             text: () => {
@@ -101,6 +106,7 @@ class WeightsPanel {
         this.presets.mark(this.text.error ? "" : this.preset);
         this.groups.show();
         this.tag.update();
+        this.preview.changed();
         const fields = this.fields.state();
         if (!this.text.error && fields) this.undo.note(JSON.stringify({ text: this.text.box.value, fields }));
     }
@@ -226,20 +232,13 @@ class WeightsPanel {
             t("Writes the tag into the prompt, or updates the tag that is already there"),
         );
         const copy = showingErrors(async () => copyText((await this.tag.write()).tag));
-        return h(
-            "section",
-            { class: "lx-card lx-tagline" },
-            this.tag.element,
-            buttonRow(
-                inserts,
-                button(t("Copy tag"), copy, { tip: t("Copy the tag as text") }),
-                button(
-                    t("Write into a file"),
-                    showingErrors(() => this.writeIntoFile()),
-                    { tip: t("A copy that needs no block weights in the prompt") },
-                ),
-            ),
+        const write = showingErrors(() => this.writeIntoFile());
+        const buttons = buttonRow(
+            inserts,
+            button(t("Copy tag"), copy, { tip: t("Copy the tag as text") }),
+            button(t("Write into a file"), write, { tip: t("A copy that needs no block weights in the prompt") }),
         );
+        return h("section", { class: "lx-card lx-tagline" }, this.tag.element, buttons);
     }
 
     /** The sliders. */
@@ -281,7 +280,7 @@ class WeightsPanel {
             h("div", {}, this.text.elements),
             h("div", {}, h("h3", {}, t("Presets")), this.presets.elements),
         );
-        setChildren(this.place, columns("", side, [this.blocksCard(), texts, this.tagCard()]));
+        setChildren(this.place, columns("", side, [this.blocksCard(), this.preview.element, texts, this.tagCard()]));
         this.setLayout(this.size);
         showingErrors(async () => {
             await this.presets.load();

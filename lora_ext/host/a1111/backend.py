@@ -55,7 +55,7 @@ class A1111Backend:
     def why_unavailable(self, kind: str) -> str:
         """Returns why a kind of job is not available, "" where it is; see `web.backend.Backend.why_unavailable`."""
         owner = self.applied_by()
-        if owner and kind in ("compare", "blocks"):
+        if owner and kind in ("compare", "blocks", "preview"):
             return (
                 f"sheets need LoRA ext to apply the tags, and {owner} does now; turn it off, or choose LoRA ext in "
                 "Settings → LoRA ext"

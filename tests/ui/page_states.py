@@ -1,0 +1,74 @@
+"""The states of the page that are looked at for accessibility: every panel, its sides, dialogs and open lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from steps import go
+
+PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files", "sets")
+_OPEN_ALL = "panel => panel.querySelectorAll('details').forEach(one => (one.open = true))"
+
+
+def page_states(page: Any) -> Iterator[str]:
+    """Brings the page into one state after the other.
+
+    Args:
+        page: The tab, in any language.
+
+    Yields:
+        The state's name, when it is shown.
+    """
+    for name in PANELS:
+        panel = go(page, name)
+        panel.locator(".lx-card").first.wait_for()
+        page.wait_for_timeout(500)
+        panel.evaluate(_OPEN_ALL)
+        page.wait_for_timeout(200)
+        yield name
+        yield from _sides(page, panel, name)
+        if name in _MORE:
+            yield from _MORE[name](page, panel)
+
+
+def _sides(page: Any, panel: Any, name: str) -> Iterator[str]:
+    """The other sides of a panel that has some, such as the tools."""
+    sides = panel.locator("[role=radiogroup]").first.get_by_role("radio") if name in ("train", "tools") else None
+    for side in range(1, sides.count() if sides else 0):
+        sides.nth(side).click()
+        page.wait_for_timeout(500)
+        panel.evaluate(_OPEN_ALL)
+        page.wait_for_timeout(200)
+        yield f"{name}, side {side}"
+
+
+def _picker(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator(".lx-pick:visible").first.click()
+    panel.locator(".lx-item").first.wait_for()
+    yield "an open picker"
+    page.keyboard.press("Escape")
+
+
+def _files(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator(".lx-file").first.click()
+    panel.locator(".lx-edit").first.wait_for()
+    panel.evaluate(_OPEN_ALL)
+    yield "a file"
+    panel.locator(".lx-file").first.click(modifiers=["Control"])
+    forms = panel.locator(".lx-selection [aria-expanded]")
+    for number in range(forms.count()):
+        forms.nth(number).click()
+        page.wait_for_timeout(200)
+        yield f"selected files, form {number}"
+    page.keyboard.press("Escape")
+
+
+def _jobs(page: Any, panel: Any) -> Iterator[str]:
+    page.locator(".lx-job-menu-face").click()
+    page.wait_for_timeout(400)
+    yield "the list of jobs"
+    page.keyboard.press("Escape")
+
+
+_MORE = {"generate": _jobs, "weights": _picker, "files": _files}
