@@ -57,6 +57,15 @@ def test_an_uploaded_picture_lies_where_the_web_ui_looks(api: Client) -> None:
     assert shown.content == (api.root / "loras" / "one.png").read_bytes()
 
 
+def test_a_moving_preview_is_shown_where_there_is_no_picture(api: Client) -> None:
+    (api.root / "loras" / "one.preview.mp4").write_bytes(b"0123456789")
+    assert row(api)["moving"] and row(api)["thumb"] is not None
+    shown = api("GET", "/thumbnail", params={"name": "one"})
+    assert shown.headers["content-type"] == "video/mp4" and shown.content == b"0123456789"
+    (api.root / "loras" / "one.png").write_bytes(png(colour="blue"))
+    assert not row(api)["moving"]
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*"])
 def test_damaged_exif_of_a_thumbnail_is_left_out(exif: bytes, api: Client) -> None:
     out = io.BytesIO()

@@ -254,8 +254,10 @@ export interface DuplicateRow {
     mixed: boolean;
     /** Why it cannot be used; null where it can. */
     error: string | null;
-    /** When the picture beside it was changed, in seconds since 1970; null without one. */
+    /** When the picture or video beside it was changed, in seconds since 1970; null without one. */
     thumb: number | null;
+    /** Whether that is a video. */
+    moving: boolean;
     /** What the user has marked it with. */
     marks: FileMarks;
     /** Where the search was found, where that is not the name. */
@@ -579,8 +581,10 @@ export interface LibraryRow {
     mixed: boolean;
     /** Why it cannot be used; null where it can. */
     error: string | null;
-    /** When the picture beside it was changed, in seconds since 1970; null without one. */
+    /** When the picture or video beside it was changed, in seconds since 1970; null without one. */
     thumb: number | null;
+    /** Whether that is a video. */
+    moving: boolean;
     /** What the user has marked it with. */
     marks: FileMarks;
     /** Where the search was found, where that is not the name. */
@@ -650,6 +654,7 @@ export interface LoraFileDetails {
     mixed: boolean;
     error: string | null;
     thumb: number | null;
+    moving: boolean;
     marks: FileMarks;
     found: FoundText | null;
     /** What the files beside it say. */

@@ -14,7 +14,7 @@ from ..inspect_file import InspectionReport, inspect_lora_file, inspection_warni
 from .app_state import AppState
 from .file_marks import FileMarks
 from .library_query import FoundText
-from .thumbnails import find_thumbnail
+from .thumbnails import VIDEO_SUFFIXES, find_thumbnail
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class LibraryRow:
         rank: The commonest rank of its layers.
         mixed: Whether its layers have different ranks.
         error: Why it cannot be used; null where it can.
-        thumb: When the picture beside it was changed, in seconds since 1970; null without one.
+        thumb: When the picture or video beside it was changed, in seconds since 1970; null without one.
+        moving: Whether that is a video.
         marks: What the user has marked it with.
         found: Where the search was found, where that is not the name.
     """
@@ -50,6 +51,7 @@ class LibraryRow:
     mixed: bool
     error: str | None
     thumb: float | None
+    moving: bool
     marks: FileMarks
     found: FoundText | None
 
@@ -77,6 +79,7 @@ class LoraFileDetails(InspectionReport):
     mixed: bool
     error: str | None
     thumb: float | None
+    moving: bool
     marks: FileMarks
     found: FoundText | None
     about: SidecarInfo
@@ -104,6 +107,7 @@ def library_row(app_state: AppState, entry: LibraryEntry, search: str = "") -> L
         mixed=known.get("mixed", False),
         error=app_state.hide_folders(wrong) if wrong else None,
         thumb=beside.stat().st_mtime if beside else None,
+        moving=beside is not None and beside.name.endswith(VIDEO_SUFFIXES),
         marks=app_state.search.marks_of(entry),
         found=app_state.search.found_text(entry, search),
     )

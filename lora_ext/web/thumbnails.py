@@ -26,6 +26,8 @@ from .user_paths import find_user_path
 OUTPUT_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 THUMBNAIL_SUFFIXES = tuple(f"{mark}{suffix}" for suffix in OUTPUT_IMAGE_SUFFIXES for mark in ("", ".preview"))
 """What a file's picture beside it may be called after its stem: the web UI's names, in its order."""
+VIDEO_SUFFIXES = tuple(f"{mark}{suffix}" for suffix in (".mp4", ".webm") for mark in ("", ".preview"))
+"""What a moving preview beside a file may be called, as downloaders write it; shown where there is no picture."""
 SHEET_FOLDERS = ("compare", "blocks")
 """Folders of pictures that are made of others, which lie in their `cells`."""
 _SIDE = 768
@@ -74,8 +76,9 @@ class SavedThumbnail:
 
 
 def find_thumbnail(path: Path) -> Path | None:
-    """The picture that lies beside a file, if there is one."""
-    return next((found for mark in THUMBNAIL_SUFFIXES if (found := path.with_name(path.stem + mark)).is_file()), None)
+    """The picture that lies beside a file, else the moving one, if there is one."""
+    beside = (path.with_name(path.stem + suffix) for suffix in (*THUMBNAIL_SUFFIXES, *VIDEO_SUFFIXES))
+    return next((found for found in beside if found.is_file()), None)
 
 
 def output_image_path(app_state: AppState, name: str) -> Path:
@@ -145,7 +148,7 @@ def register_thumbnail_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.get("/thumbnail", response_class=Response)
     def show(name: str = Query(..., max_length=800)) -> Response:
-        """The picture beside a file. 404 without one."""
+        """The picture or video beside a file. 404 without one."""
         path = find_thumbnail(app_state.entry(name).path)
         return FileResponse(path) if path else Response(status_code=404)
 

@@ -58,7 +58,7 @@ export function filePicture(file, onchange) {
     const choices = h("div", { class: "lx-samples", hidden: true });
     const take = showingErrors(async (/** @type {{ data?: string, picture?: string }} */ source) => {
         const { time } = await api("/thumbnail", { method: "PUT", body: { name: file.name, ...source } });
-        setChildren(shown, thumbnail({ ...file, thumb: time }));
+        setChildren(shown, thumbnail({ ...file, thumb: time, moving: false }));
         choices.hidden = true;
         toast(t("Saved beside the file"));
         onchange();

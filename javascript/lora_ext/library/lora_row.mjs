@@ -5,6 +5,15 @@ import { t } from "../core/strings.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 
+/** A video without sound, which plays while the pointer is over it. @param {string} src */
+function movingThumbnail(src) {
+    const video = h("video", { class: "lx-thumb", src, preload: "metadata", loop: true, "aria-hidden": "true" });
+    video.muted = true;
+    video.addEventListener("pointerenter", () => void video.play().catch(() => {})); // a codec that a browser lacks
+    video.addEventListener("pointerleave", () => video.pause());
+    return video;
+}
+
 /** @param {LibraryRow | null} row */
 export function thumbnail(row) {
     if (!row || !row.thumb) {
@@ -12,6 +21,7 @@ export function thumbnail(row) {
         return h("span", { class: "lx-thumb none", "aria-hidden": "true" }, initial);
     }
     const src = apiUrl("/thumbnail", { name: row.name, v: row.thumb });
+    if (row.moving) return movingThumbnail(src);
     return h("img", { class: "lx-thumb", loading: "lazy", alt: "", src });
 }
 
@@ -20,7 +30,9 @@ export function thumbnail(row) {
  * @param {LibraryRow} row
  */
 export const rowKey = (row) =>
-    [row.name, row.call, row.time, row.thumb, row.base, row.kind, row.rank, row.error, markText(row)].join("|");
+    [row.name, row.call, row.time, row.thumb, row.moving, row.base, row.kind, row.rank, row.error, markText(row)].join(
+        "|",
+    );
 
 /**
  * A file's marks in few characters: a heart for a favourite, stars for a rating.
