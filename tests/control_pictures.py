@@ -1,4 +1,4 @@
-"""Makes the pictures of all controls in all states again: `python tests/control_pictures.py`, into docs/controls/.
+"""Makes the pictures of all controls in all states again: `python tests/control_pictures.py`, into docs/controls.
 
 A row is a kind of control, a column a state: off, on, focus, disabled, invalid. On the standalone page, and on a page
 of gradio 3.41.2 and of 4.40 (LORA_EXT_GRADIO4), in both themes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ui.program import ROOT, Server
 SCRIPT = Path(__file__).parent / "ui" / "control_sheet.js"
 FOLDER = ROOT / "docs" / "controls"
 THEMES = ("light", "dark")
-COLOURS = 64
+COLOURS = 192
 FOCUSABLE = "input, button, select, textarea, summary"
 
 
@@ -46,12 +47,14 @@ def picture_of(page: Any) -> Image.Image:
 
 
 def main() -> None:
-    """Draws all pages' sheets."""
+    """Draws the sheets of the pages that are named, of all without a name."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     gradio_page = str(Path(__file__).parent / "ui" / "gradio_page.py")
     gradio4 = os.environ.get("LORA_EXT_GRADIO4")
     with started() as browser:
         for name, program in (("alone", None), ("gradio", gradio_page), ("gradio 4", gradio_page)):
+            if sys.argv[1:] and name not in sys.argv[1:]:
+                continue
             if name == "gradio 4" and not gradio4:
                 print("gradio 4: LORA_EXT_GRADIO4 names no folder; its pictures stay")
                 continue

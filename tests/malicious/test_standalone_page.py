@@ -63,8 +63,9 @@ def test_the_page_and_its_files(program: Target) -> None:
     page = program.send("GET", "/")
     policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
     assert policy == {
-        "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self'", "media-src": "'self'",
-        "connect-src": "'self'", "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'",
+        "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "img-src": "'self'",
+        "media-src": "'self'", "connect-src": "'self'",
+        "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'",
         "require-trusted-types-for": "'script'", "trusted-types": "'none'",
     }  # fmt: skip
     assert page.headers["cache-control"] == "no-store" and page.headers["cross-origin-opener-policy"] == "same-origin"

@@ -15,7 +15,7 @@ from program import Server
 pytestmark = [pytest.mark.long, pytest.mark.flaky(reruns=1)]
 
 ALIKE = 1.5
-"""Of 255, the mean of a cell: what the kept pictures' 64 colours make. A missing mark or frame is 2 and more."""
+"""Of 255, the mean of a cell: what the kept pictures' few colours make. A missing mark or frame is 2 and more."""
 CELLS = """() => {
     const { left, top } = document.querySelector('#lx-control-sheet').getBoundingClientRect();
     return [...document.querySelectorAll('[data-cell]')].filter(cell => cell.firstChild).map(cell => {
