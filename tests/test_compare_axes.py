@@ -286,6 +286,7 @@ def plot(monkeypatch: pytest.MonkeyPatch, library: LoraLibrary) -> Any:
     from lora_ext.adapter_spec import Presets
     from lora_ext.host.a1111.xyz_axes import XyzAxes
 
+    XyzAxes(lambda: library, Presets, lambda: "the one before Reload UI").add_to_plot()
     ours = XyzAxes(lambda: library, Presets, str)
     ours.add_to_plot()
     ours.add_to_plot()

@@ -231,19 +231,24 @@ def test_training_is_stopped_by_interrupt_and_resumed(forge: WebUI) -> None:
     assert "Traceback" not in forge.log()
 
 
-def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:
+def drawn_plot(forge: WebUI, axis: str, values: str) -> list[Any]:
+    """Draws an X/Y/Z plot over two values and asserts that its images differ; returns the script's arguments."""
     info = forge.call("/sdapi/v1/script-info")
     plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
-    offered = plot["args"][0]["choices"]
+    args = [row["value"] for row in plot["args"]]  # the kin of Forge have more of them
+    args[:9] = [plot["args"][0]["choices"].index(axis), values, [], 0, "", [], 0, "", []]
+    args[next(i for i, row in enumerate(plot["args"]) if row["label"] == "Include Sub Images")] = True
+    args[-1] = True
+    body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": "x/y/z plot", "script_args": args}
+    images = [picture(image) for image in forge.call("/sdapi/v1/txt2img", body)["images"]]
+    one, two = (image for image in images if image.shape[:2] == (64, 64))
+    assert abs(one - two).max() > 0, axis
+    return args
+
+
+def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:
     for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "1,3"), ("LoRA rank (DyLoRA)", "2,4")):
-        args = [row["value"] for row in plot["args"]]  # the kin of Forge have more of them
-        args[:9] = [offered.index(axis), values, [], 0, "", [], 0, "", []]
-        args[next(i for i, row in enumerate(plot["args"]) if row["label"] == "Include Sub Images")] = True
-        args[-1] = True
-        body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": "x/y/z plot", "script_args": args}
-        images = [picture(image) for image in forge.call("/sdapi/v1/txt2img", body)["images"]]
-        one, two = (image for image in images if image.shape[:2] == (64, 64))
-        assert abs(one - two).max() > 0, axis
+        args = drawn_plot(forge, axis, values)
         forge.options(lora_ext_in_charge="built-in")
         with pytest.raises(AssertionError, match=re.escape(f"{axis} would change nothing: the built-in")):
             forge.make(TAG, **SMALL, script_name="x/y/z plot", script_args=args)
@@ -371,6 +376,7 @@ def test_switching_and_reload_ui_throw_nothing(forge: WebUI) -> None:
     forge.wait()
     assert apart(forge.make(TAG, **SMALL), plain) == 0
     assert apart(forge.make("", **SMALL), clean) == 0
+    drawn_plot(forge, "LoRA stop step", "1,3")
     assert forge.log().count("Traceback") == before
 
 

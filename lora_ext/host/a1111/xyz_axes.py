@@ -50,12 +50,17 @@ class XyzAxes:
         self.library, self.presets, self.other_tag_owner = library, presets, other_tag_owner
 
     def add_to_plot(self, *_: Any) -> None:
-        """Adds the axes that the plot's list lacks. Called by `on_before_ui`, since Reload UI creates a new list."""
+        """Adds the axes to the plot's list, in place of those from before Reload UI. Called by `on_before_ui`.
+
+        Reload UI creates a new list in AUTOMATIC1111's web UI, and keeps the list in Forge Classic.
+        """
         for data in scripts.scripts_data:
             if data.script_class.__module__ == XYZ_SCRIPT:
-                there = {option.label for option in data.module.axis_options}
+                options = data.module.axis_options
+                others = [one for one in options if type(getattr(one.apply, "__self__", None)).__module__ != __name__]
+                there = {option.label for option in others}
                 made = (self._option(data.module, kind) for kind in axes.AXIS_KINDS.values() if kind.changes_tag)
-                data.module.axis_options += [option for option in made if option.label not in there]
+                options[:] = [*others, *(option for option in made if option.label not in there)]
 
     def _option(self, plot: Any, kind: AxisKind) -> Any:
         choices = kind.choices
