@@ -65,6 +65,9 @@ def test_the_first_prediction_is_nearly_the_targets(tmp_path: Path, more: dict[s
 def test_where_the_start_has_no_meaning_a_sentence_says_so(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="uce_start belongs to mode ileco or slider, not to pictures"):
         recipe_from_settings({"uce_start": True})
+    for other in ({"network_weights": "a.safetensors"}, {"init_lora_weights": "pissa"}):
+        with pytest.raises(TrainError, match="uce_start is where a new LoRA starts"):
+            words(tmp_path, **other)
     for more in ({"algo": "loha"}, {"network_targets": "self_attention"}):
         made, host = words(tmp_path, **more), tiny_model()
         network = TrainableNetwork({"unet": host.parts()["unet"]}, made)  # type: ignore[arg-type]

@@ -82,6 +82,8 @@ def _prompts(recipe: Recipe) -> Iterator[str]:
                 f"{name} has {len(prompts)} prompts and original_prompt {len(originals)}; "
                 "give one for all, or as many as originals"
             )
+    if recipe.uce_start and (recipe.network_weights or recipe.init_lora_weights != "kaiming"):
+        yield "uce_start is where a new LoRA starts; leave network_weights and init_lora_weights out, or uce_start"
     both = [prompt for prompt in split_prompts(recipe.keep_prompts) if prompt in originals]
     if both:
         yield f"{both[0]!r} is in original_prompt and in keep_prompts; leave it out of one of them"
