@@ -115,3 +115,28 @@ def test_what_is_asked_for_stays_whichever_answer_comes_last(page: Any, server: 
     page.evaluate("held.inspect()")
     panel.locator(".lx-tag", has_text="striped").wait_for()
     assert "striped" in panel.locator(".lx-pick").first.inner_text()
+
+
+@pytest.mark.long
+def test_a_check_leads_to_the_setting_and_a_run_that_ended_while_the_page_was_closed_is_shown(
+    page: Any, server: Server
+) -> None:
+    panel = go(page, "train")
+    warm = _knob(panel, "lr_warmup_steps")
+    panel.get_by_role("radio", name="all", exact=True).click()
+    warm.fill("5000")
+    panel.get_by_role("radio", name="basic", exact=True).click()
+    panel.get_by_role("button", name="Check first").click()
+    panel.get_by_role("button", name="Go to lr warmup steps").click()
+    assert warm.evaluate("box => box === document.activeElement")
+    warm.fill("0")
+    _knob(panel, "max_train_steps").fill("3")
+    panel.get_by_role("button", name="Check first").click()
+    panel.get_by_role("button", name="Show the pictures").click()
+    panel.locator(".lx-picture").first.wait_for()
+    panel.get_by_role("button", name="Train", exact=True).click()
+    panel.locator(".lx-job:is([data-state=running], [data-state=waiting])").first.wait_for()
+    page.goto("about:blank")
+    server.idle(stop=False)
+    page.goto(server.url)
+    go(page, "train").locator(".lx-note.good", has_text="3 steps in").wait_for()

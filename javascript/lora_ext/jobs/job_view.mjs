@@ -4,6 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { emit } from "../core/events.mjs";
 import { messageOf, showingErrors, toast } from "../core/messages.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
+import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, note, buttonRow, summary } from "../controls/basic.mjs";
 import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
@@ -21,6 +22,9 @@ import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_
  * @property {readonly StopButton[]} [stops] the buttons that end a job; without it, one
  * @property {(place: HTMLElement, job: JobAnswer) => void} [live] shows what a running job has so far
  * @property {(result: any, job: JobAnswer) => Child} [result] the elements for a job's result
+ * @property {(error: string) => Child} [failed] what follows an error, which is in English
+ * @property {string} [memory] under which name the browser keeps the job that is followed, so that one that ends while
+ * the page is closed is shown when it is opened again
  */
 
 /** @param {string} id */
@@ -106,10 +110,12 @@ export class JobView {
     others = new Map();
 
     /** @param {JobViewOptions} options */
-    constructor({ live, result, kinds = [], stops, actions = [], empty = null }) {
+    constructor({ live, result, failed, kinds = [], stops, actions = [], empty = null, memory = "" }) {
         this.live = live || (() => {});
         this.result = result || (() => null);
+        this.failed = failed || (() => null);
         this.kinds = kinds;
+        this.memory = memory && `job.${memory}`;
         this.element = h("div", { class: "lx-job", "aria-live": "polite", "data-empty": empty });
         this.parts = stateParts(stops || [[t("Stop"), t("Stop this job"), {}]], actions, () => this.current);
         this.shown = h("div", { class: "lx-live" });
@@ -149,7 +155,9 @@ export class JobView {
         const isShown = () => this.current === id && this.element.isConnected;
         const job = await followJob(id, (now) => this.show(now), isShown);
         if (this.current !== id || !hasEnded(job)) return job;
-        if (job.state === "failed") setChildren(this.out, note(pageWords(job.error || ""), "bad"));
+        if (this.memory) store(this.memory, "");
+        const error = job.error || "";
+        if (job.state === "failed") setChildren(this.out, note(pageWords(error), "bad"), this.failed(error));
         if (job.state === "done" || job.result) setChildren(this.out, this.result(job.result, job));
         emit("jobs");
         return job;
@@ -164,6 +172,7 @@ export class JobView {
         if (this.isBusy() && this.title) this.others.set(this.current, this.title);
         this.others.delete(id);
         this.current = id;
+        if (this.memory) store(this.memory, id);
         this.following = this.follow(id);
         return this.following;
     }
@@ -196,16 +205,18 @@ export class JobView {
             return job;
         } catch (error) {
             if (wasBusy) toast(messageOf(error), "bad");
-            else this.clear(note(messageOf(error), "bad"));
+            else this.clear(note(messageOf(error), "bad"), this.failed(/** @type {Error} */ (error).message));
             return null;
         }
     }
 
-    /** After the page was loaded again: shows the job of its kinds that runs, or will next. */
+    /** After the page was loaded again: shows the job of its kinds that runs, will next, or ended meanwhile. */
     resume = showingErrors(async () => {
         const { jobs } = await api("/jobs");
         const mine = jobs.filter((job) => this.kinds.includes(job.kind) && !hasEnded(job));
-        const found = mine.find((job) => job.state === "running") || mine[0];
+        const last = this.memory && loadStored(this.memory, "");
+        const ended = jobs.find((job) => job.id === last && hasEnded(job));
+        const found = mine.find((job) => job.state === "running") || mine[0] || ended;
         if (found && !this.current) this.attach(found.id);
     });
 }

@@ -13,6 +13,7 @@ import { JobView } from "../jobs/job_view.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { captionReport } from "../train/caption_editor.mjs";
 import { datasetBrowser } from "../train/dataset_browser.mjs";
+import { fieldLinks } from "../train/field_links.mjs";
 import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
 import { preflightReport } from "../train/preflight_report.mjs";
@@ -198,21 +199,36 @@ function pages(known, form, start, describe) {
     return { element: h("div", { class: "lx-main" }, tabs, Object.values(elements)), open, showHistory };
 }
 
-const runView = () =>
+/** @param {(sentence: string) => import("../core/elements.mjs").Child} failed what follows an error */
+const runView = (failed) =>
     new JobView({
         kinds: ["train"],
+        memory: "run",
+        failed,
         live: showProgress,
         result: finishedRun,
         stops: runStops(),
         actions: runActions(),
     });
 
-/** The panel's jobs by their kinds: the check before a run, the run, the descriptions of the pictures. */
-const jobViews = () => ({
-    preflight: new JobView({ kinds: ["preflight"], result: preflightReport }),
-    train: runView(),
-    caption: new JobView({ kinds: ["caption"], result: captionReport }),
-});
+/**
+ * The panel's jobs by their kinds: the check before a run, the run, the descriptions of the pictures.
+ * @param {OptionForm} options
+ * @param {(page: string) => void} open shows a page of the panel
+ */
+function jobViews(options, open) {
+    const goTo = (/** @type {string} */ name) => {
+        open("form");
+        options.reveal(name);
+    };
+    const links = (/** @type {string} */ sentence) => fieldLinks(sentence, options.names, goTo);
+    const report = (/** @type {any} */ result) => preflightReport(result, links, () => open("data"));
+    return {
+        preflight: new JobView({ kinds: ["preflight"], result: report, failed: links }),
+        train: runView(links),
+        caption: new JobView({ kinds: ["caption"], result: captionReport }),
+    };
+}
 
 /**
  * What starts a run, and the jobs. It stays in sight while the pages are scrolled.
@@ -242,7 +258,7 @@ const runCard = (form, jobs, check, start) =>
 /** @param {HTMLElement} panel @param {TrainForm} known */
 function fill(panel, known) {
     const form = trainingForm(known);
-    const jobs = jobViews();
+    const jobs = jobViews(form.options, (to) => shown.open(to));
     const request = () => {
         try {
             const settings = form.options.settings();

@@ -34,6 +34,7 @@ export function runAndSheet() {
     card.hidden = true;
     const train = new JobView({
         kinds: ["train"],
+        memory: "start",
         live: showProgress,
         result: (/** @type {TrainResult | null} */ run) => {
             if (run && run.sheet) {

@@ -1,6 +1,7 @@
 // The training options as a form: in groups, searchable, with the basic ones first.
 import { debounce } from "../core/debounce.mjs";
 import { h } from "../core/elements.mjs";
+import { FieldError } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { grid, note, searchInput, segments } from "../controls/basic.mjs";
 import { groupTitles, optionTitle } from "./form_words.mjs";
@@ -108,6 +109,12 @@ export function optionForm(form, onchange) {
         /** Shows settings; options that they do not name get their defaults. @param {Settings} settings */
         load(settings) {
             for (const [{ name, default: usual }, { set }] of rows) set(name in settings ? settings[name] : usual);
+        },
+        names: Object.keys(controls),
+        /** Shows a setting, also one that is not among the basic ones. @param {string} name */
+        reveal(name) {
+            const box = controls[name].element.querySelector("input, select");
+            if (box) new FieldError("", /** @type {HTMLElement} */ (box)).reveal();
         },
         /** @param {string} name */
         get: (name) => controls[name].get(),

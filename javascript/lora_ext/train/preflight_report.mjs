@@ -2,7 +2,7 @@
 import { h } from "../core/elements.mjs";
 import { formatBytes, formatDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
-import { facts, note, summary, table } from "../controls/basic.mjs";
+import { button, buttonRow, facts, note, summary, table } from "../controls/basic.mjs";
 
 /** @typedef {import("../api_types").PreflightDetails} PreflightReport */
 
@@ -22,8 +22,12 @@ function bucketTable({ buckets }) {
     return h("details", {}, summary(t("Sizes")), table([t("size"), t("pictures"), t("batches")], rows));
 }
 
-/** @param {{ report: PreflightReport } | null} result */
-export function preflightReport(result) {
+/**
+ * @param {{ report: PreflightReport } | null} result
+ * @param {(sentence: string) => import("../core/elements.mjs").Child} links to the settings that a sentence names
+ * @param {() => void} showPictures shows the pictures and their captions
+ */
+export function preflightReport(result, links, showPictures) {
     if (!result) return null;
     const { report } = result;
     const { expected, limit, without_caption: bare } = report;
@@ -38,13 +42,16 @@ export function preflightReport(result) {
             [t("time, about"), expected ? formatDuration(expected.total_seconds || 0) : ""],
             [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
         ]),
-        report.notes.map((line) => note(line)),
+        report.notes.map((line) => [note(line), links(line)]),
         report.skipped.map((line) => note(line, "bad")),
         report.too_long.map(([name, tokens]) =>
             note(t("{0}: the caption is {1} tokens long, only {2} are used", name, tokens, limit)),
         ),
         bare.length ? note(t("{0} pictures have no caption", bare.length)) : null,
         report.duplicates.map((group) => note(t("the same picture: {0}", group.join(", ")))),
+        report.skipped.length || report.too_long.length || bare.length || report.duplicates.length
+            ? buttonRow(button(t("Show the pictures"), showPictures, { tip: t("The pictures and their captions") }))
+            : null,
         folderTable(report),
         bucketTable(report),
     );
