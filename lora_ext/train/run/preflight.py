@@ -247,10 +247,10 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     if recipe.mode == "difference" and recipe.original_image and recipe.target_image and not recipe.diff_load_1st_pass:
         yield "mode difference trains twice, first a copy of original_image; steps and time are those of one pass"
     if steps > MANY_STEPS:
-        yield f"{steps:,} steps are unusually many; fewer repeats or epochs may be meant"
+        yield f"{steps:,} steps are unusually many; fewer dataset_repeats or max_train_epochs may be meant"
     without_text = sum(not p.caption for p in train)
     if without_text == len(train) and not recipe.caption_prefix:
-        yield "no picture has a caption and no folder a concept, so there is no trigger word; add one or the other"
+        yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
     elif without_text:
         yield f"{without_text} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one"
     small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
@@ -261,7 +261,7 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
         yield f"more than 30% of {cut} pictures is cut off{hint}"
     if recipe.reg_data_dir and not regular:
-        yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; nothing is regularised"
+        yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; reg_generate generates them"
     if recipe.keep_tokens and recipe.shuffle_caption:
         kept_whole = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
         if kept_whole == len(train):
