@@ -52,6 +52,23 @@ const SAME = [
     "{0} was not loaded: it wants to run {1}, and only tensors are read; a .safetensors file of it is safe",
     "{0} is empty (0 bytes); download it again",
     "{0} contains NaN or infinity (first in {1})",
+    "{0} cannot be renamed: another program has {1} open (the web UI, if it has used it); close it there and try again, nothing was changed",
+    "{0} cannot be renamed: {1}",
+    "{0} cannot be renamed: its alpha is in {1} beside it; rename the folder, or convert the file to one that holds its alpha",
+    "files are deleted into the system's bin, which needs {0}: pip install {1} (in the web UI with its own Python), then start the program again; nothing was deleted",
+    "{0} cannot be deleted here: {1} beside it belongs to it",
+    "{0} cannot be moved to the bin: {1}",
+    "{0} would have more than {1} tags; remove some first",
+    "{0} is not a tag: give 1 to {1} characters without commas",
+    "there is no set {0}{1}",
+    "{0} cannot be a set's name: give 1 to {1} characters",
+    "there would be more than {0} sets; delete some first",
+    "the file has no sets: it is not JSON ({0})",
+    "the set {0} has no tags that can be read; nothing was imported",
+    "the picture does not say how it was made: it has no infotext",
+    "a set {0} already exists; rename or delete it first, nothing was imported",
+    "a set has at most {0} tags",
+    "{0} is not a safetensors file; convert it first",
 ];
 
 /** Those that name options of the command line, and what they are on the page. @type {[string, string][]} */

@@ -3,6 +3,7 @@ import { api, apiUrl, post } from "../core/api.mjs";
 import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { FieldError, messageOf, showingErrors } from "../core/messages.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, card, checkbox, field, grid, note, summary, textArea } from "../controls/basic.mjs";
@@ -96,7 +97,7 @@ class Previews {
     /** @param {JobAnswer} job */
     show(job) {
         this.showState(job);
-        if (job.state === "failed") return setChildren(this.place, note(job.error || "", "bad"));
+        if (job.state === "failed") return setChildren(this.place, note(pageWords(job.error || ""), "bad"));
         const { without, applied } = /** @type {PreviewResult} */ (job.result) || {};
         if (!without) return undefined;
         const side = (/** @type {string} */ name, /** @type {string} */ text) => ({
