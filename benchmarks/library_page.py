@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "ui")]
+sys.path[:0] = [str(TESTS / "ui"), str(TESTS)]
 
 from chromium import CHROMIUM, FLAGS, fresh  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
