@@ -45,6 +45,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "last.safetensors")
 
 
+@pytest.mark.long
 def test_changed_rates_are_logged_noted_and_resumed_bit_for_bit(tmp_path: Path) -> None:
     """The schedule goes on with the changed rates; a run resumed after the change is the one that went through."""
     data = tmp_path / "data"

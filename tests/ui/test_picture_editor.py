@@ -10,7 +10,7 @@ from dropped_pictures import photo, send
 from program import Server
 from steps import go
 
-pytestmark = [pytest.mark.flaky(reruns=2)]
+pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.long]
 
 
 def crop_and_mask(page: Any, dialog: Any) -> None:
