@@ -52,7 +52,7 @@ def test_each_setting_lowers_what_it_is_for() -> None:
 def test_the_fewest_settings_that_fit_are_proposed() -> None:
     need = memory_need(HALF, SDXL).total
     assert smallest_fitting_set(HALF, SDXL, need - 1).startswith("fused_backward_pass: about ")
-    limits = (11, 8, 6)
+    limits = (11, 8, 6, 5)
     told = [smallest_fitting_set(HALF, SDXL, gib * GIB) for gib in limits]
     assert told[0].startswith("gradient_checkpointing: ")
     assert [len(text.split(", ")) for text in told] == sorted(len(text.split(", ")) for text in told)

@@ -1,7 +1,9 @@
 """Estimates of a run's memory and time before it begins, to within a factor of about one and a half.
 
 The work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32²
-to 128² latent pixels. The memory of activations was measured on SD1.5 at 32² (float32, LoRA of rank 16: 1.3 GiB).
+to 128² latent pixels. The memory of activations was counted tensor by tensor by `benchmarks/training_memory.py`: 4.7e5
+bytes for each latent pixel of SD1.5 at 64² in float32, 9e5 of SDXL at 128². To that a part was added for what libraries
+use beside: measured on the CPU, SD1.5 at 32² holds about 7e5.
 """
 
 from __future__ import annotations
@@ -52,9 +54,9 @@ class UNetCost(NamedTuple):
 
 
 UNET_COSTS = {
-    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 1.25e6),
-    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 1.15e6),
-    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.7e6),
+    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 7.0e5),
+    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 6.5e5),
+    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.15e6),
 }
 
 
