@@ -92,6 +92,8 @@ class StandaloneTrainableModel:
         model = self.model
         if model.is_inpainting:
             raise TrainError(f"{model.name} is an inpainting model; a LoRA is trained on the model it was made from")
+        if options.fp8_unet and self.device.type == "mps":
+            raise TrainError("fp8_base: torch has no 8-bit floating point on mps; leave it out")
         texts = [encoder.module for encoder in model.text_encoders]
         networks = [model.unet, *texts]
         with ExitStack() as stack:
