@@ -11,7 +11,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-PAGE = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json")
+PAGE = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json", "docs/guide/troubleshooting.md")
 
 
 class BuildWithPage(build_py):

@@ -11,6 +11,7 @@ from types import ModuleType
 from . import __version__
 from .console import make_output_safe
 from .errors import LoraError, did_you_mean
+from .message_help import report_error
 
 CLI_COMMANDS = {
     "demo": ("demo", "generate a labelled sheet with the small built-in model: what a LoRA and its weight do"),
@@ -34,6 +35,7 @@ CLI_COMMANDS = {
     "metadata": ("tools.metadata", "show, edit or strip a file's metadata; compute its hashes again"),
     "conflicts": ("compare.conflicts_command", "which LoRAs conflict in which blocks, and how to split the blocks"),
     "reweight": ("tools.reweight", "write block weights into a LoRA"),
+    "help": ("help_command", "what to do about a message, such as help memory; without a word, all of them"),
 }
 """Command → (module with `main(argv) -> int`, what it does)."""
 
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the program's name; None reads that of the program.
 
     Returns:
-        The exit status: 0; 2 for an error that the user can correct, with one line on stderr; 130 when interrupted.
+        The exit status: 0; 2 for an error that the user can correct, with one line on stderr, and a second one where
+        the troubleshooting page explains it; 130 when interrupted.
     """
     make_output_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -62,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_load_command_module(CLI_COMMANDS[command][0]).main(rest) or 0)
     except LoraError as error:
-        print(f"lora-ext: {error}", file=sys.stderr)
-        return 2
+        return report_error(error)
     except KeyboardInterrupt:
         print("lora-ext: interrupted", file=sys.stderr)
         return 130

@@ -18,6 +18,7 @@ from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
 from .json_text import dataclass_fields, parse_json
+from .message_help import help_hint
 from .tools.input_files import names_many_files
 from .tools.many_files import exit_status, process_files, table_of_files
 
@@ -351,7 +352,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports = [outcome.result for outcome in outcomes if outcome.result]
     for outcome in outcomes:
         if outcome.error:
-            print(f"lora-ext: {_clean(outcome.error, 1000)}", file=sys.stderr)
+            error = _clean(outcome.error, 1000)
+            print(f"lora-ext: {error}{help_hint(error)}", file=sys.stderr)
     if options.json and reports:
         shown = reports if many else reports[0]
         text = json.dumps(shown, indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"

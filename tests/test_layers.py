@@ -10,8 +10,17 @@ import lora_ext
 
 ROOT = Path(lora_ext.__file__).parent
 LAYERS = (  # from the lowest; what is in one package, or in a group of one line, must not form a circle
-    ("__init__", "bounded_matching", "console", "data_folder", "errors", "json_text", "singular_values"),
-    ("blocks", "composition", "conditions", "ldm_keys", "lowrank", "precisions", "zero_terminal_snr"),
+    (
+        "__init__",
+        "bounded_matching",
+        "console",
+        "data_folder",
+        "errors",
+        "json_text",
+        "message_help",
+        "singular_values",
+    ),
+    ("blocks", "composition", "conditions", "ldm_keys", "lowrank", "message_help", "precisions", "zero_terminal_snr"),
     ("block_weights", "rank_reduction", "layer_names", "protocols"),
     ("layer_keys", "adapters", "embedded", "progress", "weight_curve", "weight_trace", "regions"),
     ("file",),
@@ -26,7 +35,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
     ("host",),
     ("host.standalone",),
     ("host.a1111",),
-    ("api", "jobs", "generate", "inspect_file"),
+    ("api", "jobs", "generate", "help_command", "inspect_file"),
     ("training",),
     ("demo", "web"),
     ("ui",),

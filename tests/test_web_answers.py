@@ -117,6 +117,7 @@ def call_files(call: Caller) -> None:
     call("POST", "/rename", json={"name": "two", "to": "sub/two"})
     call_library(call)
     call("GET", "/strings?language=ja_JP")
+    call("GET", "/help")
     call("GET", "/train/begin?name=one")
     out = io.BytesIO()
     Image.new("RGB", (64, 48), "red").save(out, format="PNG")
@@ -285,7 +286,8 @@ def without_stamps(text: str, root: Path) -> str:
 
 
 def recordable(answers: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    texts = {"GET /strings": {"": "<text>"}}  # of the translations, which other tests look at
+    # translations and help, which other tests look at
+    texts = {"GET /strings": {"": "<text>"}, "GET /help": [{"name": "", "phrases": [""], "explanation": "<text>"}]}
     return {name: texts.get(name) or comparable(answer, root) for name, answer in answers.items()}
 
 

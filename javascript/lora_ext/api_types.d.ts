@@ -699,6 +699,16 @@ export interface MaskNames {
     names: string[];
 }
 
+/** What to do about a kind of message. */
+export interface MessageHelp {
+    /** Its short name, which `python -m lora_ext help` takes too. */
+    name: string;
+    /** What such messages say; `…` stands for what differs. */
+    phrases: string[];
+    /** The section of the troubleshooting page, as plain text. */
+    explanation: string;
+}
+
 /** What came of moving several files. */
 export interface MovedFiles {
     moved: FileMove[];
@@ -1359,6 +1369,7 @@ export interface Answers {
     "GET /compare/{folder}": SheetDetails;
     "GET /dataset": DatasetAnswer;
     "GET /dataset/edit": PictureEditAnswer;
+    "GET /help": MessageHelp[];
     "GET /inspect": LoraFileDetails;
     "GET /jobs": JobList;
     "GET /jobs/{job}": JobAnswer;

@@ -2,12 +2,12 @@
 import { api } from "./core/api.mjs";
 import { h, setChildren } from "./core/elements.mjs";
 import { emit } from "./core/events.mjs";
-import { messageOf } from "./core/messages.mjs";
 import { page } from "./core/page.mjs";
 import { makePanels, openPanel, showAddressedPanel } from "./core/panels.mjs";
 import { loadStored } from "./core/storage.mjs";
 import { pageLanguage, setTranslations, t } from "./core/strings.mjs";
-import { button, note } from "./controls/basic.mjs";
+import { button } from "./controls/basic.mjs";
+import { errorNote } from "./controls/error_note.mjs";
 import "./jobs/job_list.mjs";
 import "./jobs/queue_note.mjs";
 import "./panels/blocks.mjs";
@@ -36,7 +36,7 @@ async function mount(element) {
     } catch (error) {
         setChildren(
             element,
-            note(messageOf(error), "bad"),
+            errorNote(error),
             button(t("Try again"), () => mount(element)),
         );
         return;

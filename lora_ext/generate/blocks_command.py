@@ -20,6 +20,7 @@ from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..file.lora_library import LoraLibrary
 from ..inject import find_layer_targets
+from ..message_help import report_error
 from .compare_command import OMITTED_OPTIONS
 from .generate_command import generate_parser as generate_parser
 from .image_renderer import StandaloneImageRenderer
@@ -54,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         map_file, found = save_block_analysis(settings, **own)
     except LoraError as error:
-        print(f"lora-ext: {error}", file=sys.stderr)
-        return 2
+        return report_error(error)
     if as_json:
         print(json.dumps({"map": str(map_file), **asdict(found)}, ensure_ascii=False))
     else:

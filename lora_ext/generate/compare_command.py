@@ -30,6 +30,7 @@ from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
 from ..host.standalone.sampling import parse_sampling_plan
+from ..message_help import report_error
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from .generate_command import generate_parser as generate_parser
 from .image_renderer import StandaloneImageRenderer
@@ -72,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = int(os.environ.get("RANK") or 0)
         result = compare(_on_own_device(settings), batch=batch, images=training, rank=rank, **own)
     except LoraError as error:
-        print(f"lora-ext: {error}", file=sys.stderr)
-        return 2
+        return report_error(error)
     if rank:
         return 0
     print(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))

@@ -16,6 +16,7 @@ from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
 from ..inject import MODES
+from ..message_help import help_hint, report_error
 from ..precisions import MODEL_PRECISIONS
 from ..protocols import VAE_SCALE_FACTOR
 from .pipeline import GenerationReport, generate, save_images
@@ -96,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = _generate_with_progress_bar(settings, report)
         paths = save_images(images, out)
     except LoraError as error:
-        print(f"lora-ext: {error}", file=sys.stderr)
-        return 2
+        return report_error(error)
     if as_json:
         image_rows = [
             {"file": str(p), "infotext": i.info[infotext.PARAMETERS_KEY]} for p, i in zip(paths, images, strict=True)
@@ -120,7 +120,7 @@ def _generate_with_progress_bar(settings: Settings, report: GenerationReport) ->
     printed: set[str] = set()
 
     def tell() -> None:
-        for text in map(str, (*report.fits, *report.notes)):
+        for text in (*map(str, report.fits), *(note + help_hint(note) for note in report.notes)):
             if text not in printed:
                 printed.add(text)
                 print(text, file=sys.stderr)

@@ -16,6 +16,7 @@ from .app_state import AppState
 from .block_routes import register_block_routes
 from .conflict_routes import register_conflict_routes
 from .duplicate_routes import register_duplicate_routes
+from .help_routes import register_help_routes
 from .job_routes import register_job_routes
 from .library_change_routes import register_library_change_routes
 from .library_routes import register_library_routes
@@ -49,6 +50,7 @@ ROUTE_REGISTRARS = (
     register_preview_routes,
     register_mask_routes,
     register_job_routes,
+    register_help_routes,
 )
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
 

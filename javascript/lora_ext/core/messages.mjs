@@ -1,6 +1,7 @@
 // What the user is told: messages at the page's edge, and errors of fields.
 import { isAbort } from "./api.mjs";
 import { h } from "./elements.mjs";
+import { findHelp, showHelp } from "./message_help.mjs";
 import { page } from "./page.mjs";
 import { pageWords } from "./server_sentences.mjs";
 import { t } from "./strings.mjs";
@@ -32,15 +33,31 @@ export class FieldError extends Error {
 }
 
 /**
- * Shows a line at the page's edge for some seconds.
+ * Shows a line at the page's edge for some seconds; an error that the troubleshooting page explains gets a button.
  * @param {string} text
  * @param {string} [kind] "bad" for an error
+ * @param {string} [said] the message in the program's own words
  */
-export function toast(text, kind = "") {
+export function toast(text, kind = "", said = text) {
     const line = h("div", { class: `lx-toast ${kind}`, role: "status" }, text);
     const toasts = page.root.querySelector(".lx-toasts");
     if (toasts) toasts.append(line);
     setTimeout(() => line.remove(), kind === "bad" ? 9000 : 4000);
+    if (kind === "bad") void addHelp(line, said);
+}
+
+/**
+ * Adds the button that shows what to do, where the troubleshooting page explains a message.
+ * @param {HTMLElement} line the message that is shown
+ * @param {string} said the message in the program's own words
+ */
+export async function addHelp(line, said) {
+    const topic = await findHelp(said);
+    if (!topic) return;
+    const help = h("button", { class: "lx-button", type: "button", title: t("Shows what to do about this message") });
+    help.append(t("What to do"));
+    help.addEventListener("click", () => showHelp(topic, page.root));
+    line.append(" ", help);
 }
 
 /** @param {unknown} error */
@@ -61,7 +78,7 @@ export const showingErrors =
         } catch (error) {
             // a field's message is beside it
             if (error instanceof FieldError) error.reveal();
-            else if (!isAbort(error)) toast(messageOf(error), "bad");
+            else if (!isAbort(error)) toast(messageOf(error), "bad", error instanceof Error ? error.message : "");
             return undefined;
         }
     };

@@ -3,11 +3,11 @@ import { api, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { emit } from "../core/events.mjs";
 import { messageOf, showingErrors, toast } from "../core/messages.mjs";
-import { pageWords } from "../core/server_sentences.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
-import { button, note, buttonRow, summary } from "../controls/basic.mjs";
+import { button, buttonRow, summary } from "../controls/basic.mjs";
 import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
 /** @typedef {import("../api_types").JobAnswer} JobAnswer */
@@ -157,7 +157,7 @@ export class JobView {
         if (this.current !== id || !hasEnded(job)) return job;
         if (this.memory) store(this.memory, "");
         const error = job.error || "";
-        if (job.state === "failed") setChildren(this.out, note(pageWords(error), "bad"), this.failed(error));
+        if (job.state === "failed") setChildren(this.out, errorNote(error), this.failed(error));
         if (job.state === "done" || job.result) setChildren(this.out, this.result(job.result, job));
         emit("jobs");
         return job;
@@ -205,7 +205,7 @@ export class JobView {
             return job;
         } catch (error) {
             if (wasBusy) toast(messageOf(error), "bad");
-            else this.clear(note(messageOf(error), "bad"), this.failed(/** @type {Error} */ (error).message));
+            else this.clear(errorNote(error), this.failed(/** @type {Error} */ (error).message));
             return null;
         }
     }

@@ -3,7 +3,7 @@ import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
-import { messageOf, showingErrors } from "../core/messages.mjs";
+import { showingErrors } from "../core/messages.mjs";
 import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
@@ -20,6 +20,7 @@ import { describeRow, markText, rowKey, thumbnail } from "../library/lora_row.mj
 import { markedText } from "../library/marked_text.mjs";
 import { Selection } from "../library/selection.mjs";
 import { selectionBar } from "../library/selection_bar.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {import("../api_types").LibraryPage} LibraryPage */
@@ -136,7 +137,7 @@ function listWithDetails(panel) {
             const file = await api("/inspect", { query: { name } });
             if (chosen === name) showFile(details, file, changes);
         } catch (error) {
-            setChildren(details, card(name, note(messageOf(error), "bad")));
+            setChildren(details, card(name, errorNote(error)));
         }
         details.classList.remove("busy");
         if (panel.clientWidth < 860) details.scrollIntoView({ block: "start", behavior: "smooth" });

@@ -1,12 +1,13 @@
 // The Sets panel: several LoRA files with their weights, blocks, curves and regions under a name.
 import { api, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
 import { registerPanel } from "../core/panels.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, columns, field, note, buttonRow, textArea, textInput } from "../controls/basic.mjs";
 import { pictureUpload } from "../library/file_picture.mjs";
 import { insertSet, promptButtons, promptTexts } from "../prompts/prompt_fields.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").LoraSetRow} LoraSet */
 
@@ -122,7 +123,7 @@ function build(panel) {
     load = () =>
         api("/sets").then(
             ({ sets }) => show(sets),
-            (error) => void setChildren(list, note(messageOf(error), "bad")),
+            (error) => void setChildren(list, errorNote(error)),
         );
     const form = setForm(load);
     setChildren(panel, columns("even", [form.element], [card(t("Sets"), buttonRow(importButton(show))), list]));

@@ -2,12 +2,12 @@
 import { api, post } from "../core/api.mjs";
 import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { messageOf } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { note, stack, summary } from "../controls/basic.mjs";
 import { followJob, jobPath } from "../jobs/job_view.mjs";
 import { optionControl } from "../train/option_controls.mjs";
 import { sameValue } from "../train/option_form.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").TrainForm} TrainForm */
 /** @typedef {import("../api_types").SuggestedTraining} Suggested */
@@ -93,7 +93,7 @@ export class SuggestedSettings {
             const found = await suggestionFor(now);
             if (this.known === key) this.show(found);
         } catch (error) {
-            setChildren(this.summary, note(messageOf(error), "bad"));
+            setChildren(this.summary, errorNote(error));
             this.known = "";
             throw error;
         }

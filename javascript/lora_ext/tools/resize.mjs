@@ -3,13 +3,14 @@ import { api, post } from "../core/api.mjs";
 import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { formatBytes, formatPercent } from "../core/format.mjs";
-import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { facts, note } from "../controls/basic.mjs";
 import { lineChart } from "../controls/chart.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { rankRuleField } from "./rank_rule.mjs";
 import { optionalRank, toolForm } from "./tool_form.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {{ ranks: number[], kept: number[] }} RankCurve what each rank keeps, as a share */
@@ -113,7 +114,7 @@ class ResizeTool {
         try {
             curve = await api("/resize/curve", { query: { name: row.name } });
         } catch (error) {
-            setChildren(this.box, note(messageOf(error), "bad"));
+            setChildren(this.box, errorNote(error));
             return;
         }
         if (this.picker.value !== row) return; // another file was chosen meanwhile

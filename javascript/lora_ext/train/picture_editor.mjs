@@ -1,7 +1,7 @@
 // Crops and masks a picture of a data set in a dialog over the page. The picture itself stays as it is.
 import { api, apiUrl } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, note, segments, stack } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
@@ -10,6 +10,7 @@ import { pictureChanged } from "./caption_undo.mjs";
 import { fittedBox } from "./crop_box.mjs";
 import { CropLayer } from "./crop_layer.mjs";
 import { MaskLayer } from "./mask_layer.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("./crop_box.mjs").Box} Box */
 /** @typedef {import("./crop_box.mjs").Pair} Pair */
@@ -149,7 +150,7 @@ export const editPicture = showingErrors(
                 toast(t("Saved; the picture itself is as it was"));
                 focusPicture(where.picture);
             } catch (error) {
-                setChildren(wrong, note(messageOf(error), "bad"));
+                setChildren(wrong, errorNote(error));
             }
         };
         dialog.append(

@@ -1,10 +1,11 @@
 // What is asked of a training run at work: samples, a save, other learning rates, its end.
 import { post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
-import { messageOf, toast } from "../core/messages.mjs";
+import { toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
-import { button, buttonRow, note, stack } from "../controls/basic.mjs";
+import { button, buttonRow, stack } from "../controls/basic.mjs";
 import { numberField } from "../controls/number_field.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** The buttons that end a run. @returns {import("../jobs/job_view.mjs").StopButton[]} */
 export const runStops = () => [
@@ -49,7 +50,7 @@ function changeRate(job) {
             dialog.close();
             toast(t("The learning rate changes with the next step; the log and the file say so"));
         } catch (error) {
-            setChildren(wrong, note(messageOf(error), "bad"));
+            setChildren(wrong, errorNote(error));
         }
     };
     dialog.append(

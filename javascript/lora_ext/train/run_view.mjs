@@ -3,12 +3,12 @@ import { api, apiUrl, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { formatBytes, formatDate, formatDuration } from "../core/format.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
-import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { button, facts, note, outsideLink, buttonRow, stack, summary, table } from "../controls/basic.mjs";
 import { openJob } from "../jobs/job_openers.mjs";
 import { newFiles } from "../library/new_files.mjs";
 import { trainingCurves } from "../library/training_curves.mjs";
+import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").JobAnswer} JobAnswer */
 /** @typedef {import("../api_types").RunRecord} RunRecord */
@@ -167,7 +167,7 @@ export function pastRun(run, load, start) {
             const settings = Object.entries(run.settings).map(([name, value]) => [name, String(value)]);
             setChildren(
                 body,
-                run.error ? note(pageWords(run.error), "bad") : null,
+                run.error ? errorNote(run.error) : null,
                 runButtons(run, load, start),
                 table([t("setting"), t("value")], settings),
                 buttonRow(sheetButton(run)),

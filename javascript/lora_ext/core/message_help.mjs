@@ -1,0 +1,53 @@
+// What to do about a message: the troubleshooting page's section, in a dialog.
+import { api } from "./api.mjs";
+import { h } from "./elements.mjs";
+import { t } from "./strings.mjs";
+
+/** @typedef {{ name: string, phrases: string[], explanation: string }} MessageHelp */
+
+/** @type {Promise<MessageHelp[]> | undefined} */
+let topics;
+
+/**
+ * Whether the parts of a phrase, between its "…", stand in a message one after the other.
+ * @param {string} message
+ * @param {string} phrase
+ */
+export function says(message, phrase) {
+    let place = 0;
+    for (const part of phrase.split("…").map((piece) => piece.trim())) {
+        const found = message.indexOf(part, place);
+        if (found < 0) return false;
+        place = found + part.length;
+    }
+    return true;
+}
+
+/**
+ * The help of a message; undefined where there is none.
+ * @param {string} message in the program's own words
+ * @returns {Promise<MessageHelp | undefined>}
+ */
+export async function findHelp(message) {
+    topics ||= api("/help").catch(() => []);
+    return (await topics).find((topic) => topic.phrases.some((phrase) => says(message, phrase)));
+}
+
+/**
+ * Shows the help of a message.
+ * @param {MessageHelp} topic
+ * @param {HTMLElement} root the tab
+ */
+export function showHelp(topic, root) {
+    const title = t("What to do");
+    const close = h("button", { class: "lx-button", type: "button", title: t("Closes this (Escape)") }, t("Close"));
+    const dialog = h("dialog", { class: "lx-dialog", "aria-label": title }, [
+        h("h3", {}, title),
+        h("div", { class: "lx-help-text", lang: "en", tabindex: "0" }, topic.explanation),
+        close,
+    ]);
+    close.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    root.append(dialog);
+    dialog.showModal();
+}

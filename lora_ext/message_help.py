@@ -1,0 +1,156 @@
+"""What to do about a message, from the troubleshooting page that comes with the program."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import LoraError, did_you_mean
+
+PAGE_NAME = "docs/guide/troubleshooting.md"
+_PACKAGE = Path(__file__).parent
+_ROW = re.compile(r'\| <a id="m-([\w-]+)"></a>(.{1,400}?) \| (.{1,400}) \|')
+_LINK = re.compile(r"\[([^\]\n]{1,200})\]\(([^)\n]{1,200})\)")
+_ANCHOR = re.compile(r'<a id="[^"\n]{1,80}"></a>')
+
+
+class MessageTopic(NamedTuple):
+    """A row of the page's table of messages.
+
+    Attributes:
+        name: the short name that `help` takes.
+        phrases: what the messages say; `…` stands for what differs.
+        advice: where to look, or what to do, as plain text.
+        section: the heading of the section that explains it, as a link names it; "" where `advice` is all.
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+    advice: str
+    section: str
+
+
+def _page_text() -> str:
+    """The page; "" where it is not installed. A wheel has it inside the package, a clone beside it."""
+    for folder in (_PACKAGE / "page", _PACKAGE.parent):
+        if (folder / PAGE_NAME).is_file():
+            return (folder / PAGE_NAME).read_text(encoding="utf-8")
+    return ""
+
+
+@cache
+def message_topics() -> tuple[MessageTopic, ...]:
+    """The topics of the page's table, in its order, which is from special to general.
+
+    Returns:
+        The topics; none where the page is not installed.
+    """
+    found = []
+    for name, phrases, advice in _ROW.findall(_page_text()):
+        section = re.search(r"\]\(#([\w-]+)\)", advice)
+        said = tuple(re.findall(r"`([^`]+)`", phrases))
+        found.append(MessageTopic(name, said, plain_text(advice), section[1] if section else ""))
+    return tuple(found)
+
+
+def find_topic(message: str) -> MessageTopic | None:
+    """The topic that explains a message.
+
+    Args:
+        message: what the program said.
+
+    Returns:
+        The first topic one of whose phrases is in the message; None where no section explains it.
+
+    Example:
+        >>> topic = find_topic("mycat changes nothing: its weight is 0")
+        >>> topic.name if topic else "(the page is not installed)"
+        'zero'
+    """
+    for topic in message_topics():
+        if topic.section and any(_says(message, phrase) for phrase in topic.phrases):
+            return topic
+    return None
+
+
+def _says(message: str, phrase: str) -> bool:
+    """Whether the parts of a phrase stand in a message, one after the other."""
+    place = 0
+    for part in filter(None, (part.strip() for part in phrase.split("…"))):
+        place = message.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return True
+
+
+def help_hint(message: str) -> str:
+    """The line that names the help of a message.
+
+    Args:
+        message: what the program said.
+
+    Returns:
+        A line with its line break in front, or "" where no section explains the message.
+    """
+    topic = find_topic(message)
+    return f"\n  what to do: python -m lora_ext help {topic.name}" if topic else ""
+
+
+def report_error(error: LoraError) -> int:
+    """Prints an error that the user can mend, and where its help is, on standard error.
+
+    Args:
+        error: the error.
+
+    Returns:
+        The exit status of the program, 2.
+    """
+    print(f"lora-ext: {error}{help_hint(str(error))}", file=sys.stderr)
+    return 2
+
+
+def explain_topic(name: str) -> str:
+    """What to do about the messages of a topic.
+
+    Args:
+        name: a topic's name.
+
+    Returns:
+        The section of the page as plain text.
+
+    Raises:
+        LoraError: There is no such topic, or the page is not installed.
+    """
+    topics = {topic.name: topic for topic in message_topics()}
+    if not topics:
+        raise LoraError(f"{PAGE_NAME} is not installed here: see it in the project's folder")
+    topic = topics.get(name)
+    if topic is None:
+        raise LoraError(f"no help is called {name!r}{did_you_mean(name, topics)}; known are {', '.join(topics)}")
+    if not topic.section:
+        return topic.advice
+    for heading, text in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", _page_text(), re.MULTILINE):
+        if _anchor(heading) == topic.section:
+            place = topic.advice.removeprefix(heading).removeprefix(heading.lower()).strip(" ,")
+            where = f" (point {place})" if place.isdigit() else ""
+            return f"{heading}{where}\n\n{plain_text(text).strip()}"
+    raise LoraError(f"{PAGE_NAME} has no section {topic.section!r}")
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def plain_text(markdown: str) -> str:
+    r"""Markdown without its marks: links by their words, no emphasis, no escapes.
+
+    Example:
+        >>> plain_text(r"**Look** at [the tag](#tag): `\<lora:a\>`")
+        'Look at the tag: <lora:a>'
+    """
+    text = _LINK.sub(r"\1", _ANCHOR.sub("", markdown))
+    return re.sub(r"\\([<>*_`\[\]])", r"\1", re.sub(r"\*\*|`|(?<![\\\w])\*(?=\S)|(?<=\S)\*(?!\w)", "", text))

@@ -1,0 +1,56 @@
+"""What to do about a message: the troubleshooting page's table and sections, on the command line and as a route."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lora_ext import cli, message_help
+from lora_ext.errors import LoraError
+from lora_ext.message_help import explain_topic, find_topic, help_hint, message_topics
+
+
+def test_every_row_of_the_page_is_a_topic_with_a_text() -> None:
+    page = (Path(__file__).parents[1] / message_help.PAGE_NAME).read_text(encoding="utf-8")
+    topics = message_topics()
+    assert len(topics) == page.count('<a id="m-') >= 24
+    for topic in topics:
+        text = explain_topic(topic.name)
+        assert topic.phrases and not set("*`") & set(text) and "](" not in text
+        assert len(text.splitlines()) >= 3 if topic.section else len(text) > 40
+
+
+def test_a_message_finds_its_topic() -> None:
+    for topic in message_topics():
+        for phrase in topic.phrases:
+            found = find_topic(phrase.replace("…", "'a b'"))
+            assert (found.name if found else "") == (topic.name if topic.section else "")
+    assert find_topic("something else") is None and help_hint("something else") == ""
+    assert help_hint("no LoRA is called 'a'; did you mean 'b'?") == "\n  what to do: python -m lora_ext help name"
+
+
+def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"")
+    assert cli.main(["inspect", str(damaged)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "is empty" in lines[0] and lines[1:] == ["  what to do: python -m lora_ext help file"]
+    assert cli.main(["help", "file"]) == 0
+    assert "git-lfs pointer" in capsys.readouterr().out
+    assert cli.main(["help"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {t.name for t in message_topics()}
+    assert cli.main(["help", "memroy"]) == 2
+    assert "did you mean 'memory'?" in capsys.readouterr().err
+
+
+def test_without_the_page_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(message_help, "_PACKAGE", Path("/nowhere/lora_ext"))
+    message_topics.cache_clear()
+    try:
+        assert message_topics() == () and help_hint("no LoRA is called 'a'; did you mean 'b'?") == ""
+        with pytest.raises(LoraError, match="is not installed here"):
+            explain_topic("name")
+    finally:
+        monkeypatch.undo()
+        message_topics.cache_clear()
