@@ -19,8 +19,9 @@ from .mutations import mutate
 
 MOST_SECONDS = 1.0
 """Processor time of one input."""
-MEMORY_FACTOR, FREE_MEMORY = 10, 32 * 2**20
-"""An input may take this many times its own size, beyond what imports and buffers of libraries take."""
+MEMORY_FACTOR, FREE_MEMORY = 10, 64 * 2**20
+"""An input may take this many times its own size, beyond what imports, buffers of libraries and a picture of 16 million
+pixels take: a plain picture of that size is a file of some hundred bytes (a white mask)."""
 TOO_LONG, TOO_MUCH = "longer than a second", "too much memory"
 """What a find is called that is no error."""
 TRACED_SHARE = 1 / 12

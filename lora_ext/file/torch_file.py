@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickletools
 import re
@@ -25,7 +26,6 @@ _EXPAND = 16
 """How many times larger than its file the tensors of a file may be."""
 
 _LONGEST_NAME = 2000
-_LONG_TEXT = re.compile(rb"[^\x00-\x20]{%d}" % _LONGEST_NAME)
 """A name of a class that is longer is refused: torch's search for it in its own message takes quadratic time."""
 
 
@@ -43,7 +43,7 @@ def load_torch_file(path: Path) -> object:
     """
     size = path.stat().st_size
     _check_archive(path, size)
-    if any(map(_LONG_TEXT.search, _pickles(path))) and any(len(name) > _LONGEST_NAME for name in _globals(path)):
+    if any(map(_has_long_name, _pickles(path))):
         raise FileError(f"{path} is damaged or not a torch file (a name of more than {_LONGEST_NAME} letters)")
     try:
         with path.open("rb") as file, warnings.catch_warnings():  # not by its name: newer torch would go by that
@@ -126,22 +126,48 @@ def _pickles(path: Path) -> list[bytes]:
         return []
 
 
+def _has_long_name(data: bytes) -> bool:
+    """Whether the name of a class is too long; also one that never ends, which torch reads to the end of the file."""
+    end = 0
+    try:
+        for name, place in _walk_names(data):
+            end = place
+            if len(name) > _LONGEST_NAME:
+                return True
+    except ValueError as error:
+        return "newline" in str(error) and len(data) - end > _LONGEST_NAME
+    except Exception:  # the end of what can be walked
+        return False
+    return False
+
+
 def _walk(data: bytes) -> Iterator[str]:
+    with contextlib.suppress(Exception):  # the end of what can be walked
+        for name, _ in _walk_names(data):
+            if name:
+                yield name
+
+
+def _walk_names(data: bytes) -> Iterator[tuple[str, int]]:
+    """Yields ("module.name" or "", where it stands) of each operation of one pickle after another.
+
+    Raises:
+        Exception: whatever a damaged pickle leads to; ValueError for a name without an end.
+    """
     texts: list[str] = []
     at = 0
-    try:
-        while at < len(data):
-            for opcode, argument, position in pickletools.genops(data[at:] if at else data):
-                if opcode.name in ("GLOBAL", "INST"):
-                    yield str(argument).replace(" ", ".", 1)
-                elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
-                    yield ".".join(texts[-2:])
-                elif isinstance(argument, str):
-                    texts.append(argument)
-                if opcode.name == "STOP":
-                    at += (position or 0) + 1
-    except Exception:  # the end of what can be walked
-        return
+    while at < len(data):
+        for opcode, argument, position in pickletools.genops(data[at:] if at else data):
+            name = ""
+            if opcode.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".", 1)
+            elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
+                name = ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+            yield name, at + (position or 0)
+            if opcode.name == "STOP":
+                at += (position or 0) + 1
 
 
 def write_torch_file(content: object, path: Path) -> None:
