@@ -27,12 +27,19 @@ function previewFields() {
     const [, promptOfPage] = promptTexts()[0] || ["", () => ""];
     const prompt = textArea(2, stored.prompt ?? promptOfPage(), { placeholder: t("Without the tag of this file") });
     const numbers = {
-        seed: numberField(t("Seed"), stored.seed ?? 7, { low: 0, high: 4294967295, whole: true, usual: 7 }),
+        seed: numberField(t("Seed"), stored.seed ?? 7, {
+            low: 0,
+            high: 4294967295,
+            whole: true,
+            usual: 7,
+            tip: t("Same seed, same picture"),
+        }),
         steps: numberField(t("Steps"), stored.steps ?? usualSteps(), {
             low: 1,
             high: 150,
             whole: true,
             usual: usualSteps(),
+            tip: t("More steps: finer detail, slower"),
         }),
     };
     const checkpoint = loadStored("generate", /** @type {Record<string, any>} */ ({})).checkpoint || "";
