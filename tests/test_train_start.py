@@ -42,6 +42,7 @@ def rows(folder: Path, model: StandaloneTrainableModel | None = None, **more: An
         return [(int(row["step"]), int(row["epoch"]), round(float(row["loss"]), 5)) for row in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_a_run_begins_at_an_epoch_or_at_exactly_a_step(tmp_path: Path) -> None:
     whole = rows(tmp_path / "whole")
     assert [row[:2] for row in whole] == [(step, 1 + (step > 4)) for step in range(1, 9)]
@@ -70,6 +71,7 @@ def test_no_step_left_is_an_error(tmp_path: Path) -> None:
         rows(tmp_path / "b", initial_epoch=3)
 
 
+@pytest.mark.long
 def test_a_resumed_run_continues_or_moves_to_where_it_is_told(tmp_path: Path) -> None:
     data = tmp_path / "data"
     pictures(data)
@@ -103,6 +105,7 @@ def test_brackets_are_emphasis_where_they_are_asked_to_be() -> None:
     assert torch.equal(encode("a red square", True), encode("a red square", False))
 
 
+@pytest.mark.long
 def test_another_autoencoder_encodes_the_pictures_and_leaves_no_trace(tmp_path: Path) -> None:
     other = tiny_model()
     with torch.no_grad():
