@@ -60,7 +60,7 @@ def built_in(webui: WebUI, prompt: str, **more: Any) -> Any:
 def test_it_starts_and_we_apply_the_tags(forge: WebUI) -> None:
     assert "Traceback" not in forge.log()
     assert forge.call("/lora-ext/v1/jobs")["applied_by"] == ""
-    assert sorted(row["name"] for row in forge.call("/lora-ext/v1/library")["rows"]) == sorted(KINDS)
+    assert set(KINDS) <= {row["name"] for row in forge.call("/lora-ext/v1/library")["rows"]}
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_fp8_storage(folder: Path, tmp_path: Path) -> None:
         clean = webui.make("", **SMALL)
         made = webui.make(TAG, **SMALL)
         assert apart(made, clean) > 5
-        way = webui.call("/probe/way")  # the U-Net is live, the text encoder in float32 is baked
+        way = webui.call("/probe/way")  # the U-Net is live, the text encoder is baked
         assert way["patched"] > 50 and way["live"] > 50
         assert apart(webui.make("<lora:noise:1:start=0:stop=3>", **SMALL), made) <= 1
         webui.options(lora_ext_mode="baked")

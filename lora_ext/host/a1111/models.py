@@ -224,13 +224,14 @@ class AppliedNetworksByModel:
         Also live where sd-webui-lora-block-weight would drop what is baked: for a tag with block weights or steps it
         keeps in the patchers of Forge and its kin only the patches of kinds that it knows.
 
-        fp8 weights are never baked, since a small ΔW is lost when it is rounded to fp8. `AppliedNetworks` itself checks
-        whether there is memory for baking.
+        fp8 weights are never baked, since a small ΔW is lost when it is rounded to fp8; patchers choose layer by layer.
+        `AppliedNetworks` itself checks whether there is memory for baking.
         """
-        if _has_fp8_weights():
+        patched = has_patchers(sd_model)
+        if _has_fp8_weights() and not patched:
             return LIVE
         mode = self.mode()
-        drops_patches = has_patchers(sd_model) and is_extension_enabled(BLOCK_WEIGHT_EXTENSION)
+        drops_patches = patched and is_extension_enabled(BLOCK_WEIGHT_EXTENSION)
         return LIVE if mode == AUTO and (getattr(sd_model, "lowvram", False) or drops_patches) else mode
 
 
