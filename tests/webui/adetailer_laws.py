@@ -35,20 +35,23 @@ def check_tags_in_adetailer(webui: WebUI, one: str, other: str, **size: Any) -> 
     inside = slice(clean.pixels.shape[1] // 4, -clean.pixels.shape[1] // 4)
     assert abs(plain.pixels - clean.pixels)[:, inside, inside].max() > 5, "ADetailer did not draw"
     tag, inner = f"<lora:{one}:0.8>", f"{CAT} <lora:{other}:0.8>"
-    several = {**size, "n_iter": 2}  # the second picture comes after the first one's details
-    for prompt, own in ((tag, ""), (tag, CAT), (tag, inner), ("", inner)):
+    for prompt, own, count in ((tag, "", 1), (tag, CAT, 1), (tag, inner, 2), ("", inner, 2)):
+        several = {**size, "n_iter": count}  # the second picture comes after the first one's details
         made = webui.make(prompt, **several, **detailed(own))
+        assert apart(webui.make("", **size), clean) == 0, (prompt, own)
         webui.options(lora_ext_in_charge="built-in")
         theirs = webui.make(prompt, **several, **detailed(own))
         webui.options(lora_ext_in_charge="LoRA ext")
-        assert len(made.pixels) == 2 and apart(made, theirs) <= ALIKE, (prompt, own)
-        assert apart(webui.make("", **size, **detailed()), plain) == 0, (prompt, own)
+        assert len(made.pixels) == count and apart(made, theirs) <= ALIKE, (prompt, own)
         assert f"{one}:" in str(made.told.get("Lora hashes", "")) or not prompt
-    for text, same in (("0.8:start=99", "0.8:0"), ("0.8:step=0-99", "0.8"), ("0.8@0,0.8@1", "0.8")):
-        two = [webui.make(tag, **size, **detailed(f"{CAT} <lora:{other}:{weight}>")) for weight in (text, same)]
-        assert apart(*two) <= 1, text
+    asked = ("0.8:0", "0.8:start=99", "0.8", "0.8:step=0-99", "0.8@0,0.8@1")
+    te_only, late, full, *same = (webui.make(tag, **size, **detailed(f"{CAT} <lora:{other}:{text}>")) for text in asked)
+    assert apart(late, te_only) <= 1
+    assert max(apart(made, full) for made in same) <= 1
+    more = {**size, "steps": 3}  # the second of two steps changes next to nothing
     whole, ends = (
-        webui.make("", **size, **detailed(f"{CAT} <lora:{other}:te=0:unet=1{end}>")) for end in ("", ":stop=1")
+        webui.make("", **more, **detailed(f"{CAT} <lora:{other}:te=0:unet=4{end}>")) for end in ("", ":stop=1")
     )
     assert apart(whole, ends) > 1
+    assert apart(webui.make("", **size, **detailed()), plain) == 0
     assert apart(webui.make("", **size), clean) == 0
