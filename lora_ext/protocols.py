@@ -91,6 +91,21 @@ class UserFolders:
 
 
 @dataclass(frozen=True)
+class TagInsertion:
+    """How a tag is put into a prompt, by the user's settings.
+
+    Attributes:
+        separator: what stands before a tag at the end of a prompt.
+        weight: the weight of a file that has no preferred one.
+        prefers_alias: whether a file is called by the name in its metadata rather than by its file name.
+    """
+
+    separator: str = " "
+    weight: float = 1.0
+    prefers_alias: bool = False
+
+
+@dataclass(frozen=True)
 class TextConditioning:
     """The output of the text encoders, which conditions the U-Net.
 

@@ -8,6 +8,7 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lora_ext.errors import FileError
 from lora_ext.file import sidecar_files
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.sidecar_files import load_sidecar_info, save_user_metadata
+from lora_ext.protocols import TagInsertion
 
 CIVITAI = {
     "trainedWords": ["catto", "fluffy fur", 7],
@@ -140,12 +142,29 @@ def test_insert_writes_tag_words_and_negative_text_once(api: Client) -> None:
     beside(api.root / "loras" / "cat.safetensors", ".json", {"activation text": "mycat", "negative text": "dog"})
     api.app_state.refresh_library()
     made = api("POST", "/library/insert", json={"name": "cat", "prompt": "a park", "negative": "blurry"})
-    assert (made["prompt"], made["negative"]) == ("a park <lora:cat:0.7> mycat", "blurry, dog")
+    assert (made["prompt"], made["negative"]) == ("a park <lora:cat:0.7> mycat", "blurry (dog:1)")
     again = api("POST", "/library/insert", json={"name": "cat", **{key: made[key] for key in ("prompt", "negative")}})
     assert again == made
     assert api("GET", "/library", params={"sort": "used"})["rows"][0]["name"] == "cat"
     own = {"name": "cat", "prompt": "<lora:cat:0.2:lbw=FACE> mycat"}
     assert api("POST", "/library/insert", json=own)["prompt"] == own["prompt"]
+
+
+def test_insertion_follows_the_settings_of_the_web_uis_cards(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    lora(api.root / "loras" / "file.safetensors", 2, ss_output_name="trained")
+    beside(api.root / "loras" / "file.safetensors", ".json", {"activation text": "word", "negative text": "bad"})
+    api.app_state.refresh_library()
+    by = TagInsertion(separator=", ", weight=0.8, prefers_alias=True)
+    monkeypatch.setattr(api.app_state.backend, "tag_insertion", lambda: by)
+    made = api("POST", "/library/insert", json={"name": "file", "prompt": "a park", "negative": "blurry"})
+    assert (made["prompt"], made["negative"]) == ("a park, <lora:trained:0.8> word", "blurry, (bad:1)")
+    for name in ("file", "trained"):  # the tag is there already, by either name
+        said = {"name": "file", "prompt": f"<lora:{name}:0.3> word"}
+        assert api("POST", "/library/insert", json=said)["prompt"] == said["prompt"]
+    assert api("POST", "/library/insert", json={"name": "file", "prompt": ""})["prompt"] == "<lora:trained:0.8> word"
+    assert api("POST", "/tag", json={"name": "x", "prompt": "a park"})["prompt"] == "a park, <lora:x:1>"
+    monkeypatch.setattr(api.app_state.backend, "tag_insertion", lambda: replace(by, prefers_alias=False))
+    assert api("POST", "/library/insert", json={"name": "file"})["prompt"] == "<lora:file:0.8> word"
 
 
 def test_many_files_are_moved_with_what_lies_beside_them_and_back(api: Client) -> None:

@@ -57,7 +57,7 @@ class LibraryEntry:
     digest: str | None = None
     config: FileStamp | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The file's stem as it is shown: what `<lora:name>` calls it; of PEFT's `adapter_model` its folder's name."""
         folder = (
@@ -77,7 +77,7 @@ class LibraryEntry:
         now = (status.st_mtime_ns, status.st_size)
         return now == self.stamp and peft_config.adapter_config_stamp(self.path) == self.config
 
-    @property
+    @cached_property
     def alias(self) -> str:
         """The trainer's name for it (`ss_output_name`), or the stem."""
         return displayed_name(self.short_metadata.get("ss_output_name", "").strip()) or self.name
@@ -417,6 +417,10 @@ class LoraLibrary:
             if self._names.look_up(name) is entry:
                 return name
         return entry.relative_name
+
+    def means(self, name: str, entry: LibraryEntry) -> bool:
+        """Returns whether a name in a prompt means this entry."""
+        return self._names.look_up(name) is entry
 
     def save_cache(self) -> None:
         """Writes the JSON cache where it changed. Errors are ignored: the next start then scans the files again."""

@@ -24,7 +24,7 @@ from ..host.standalone.model import StandaloneModel
 from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLERS
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..inject.fallback import WeightChanges
-from ..protocols import TrainableModel, UserFolders
+from ..protocols import TagInsertion, TrainableModel, UserFolders
 from ..region_masks import MASKS_FOLDER
 from ..train.data.captioning import ImageCaptioner
 from ..web.preset_store import PRESETS_FILE
@@ -80,6 +80,10 @@ class StandaloneBackend:
         """Built-in presets and the user's own."""
         presets, notes = load_preset_files(BLOCK_PRESETS, [self._folders.data / PRESETS_FILE])
         return Presets(presets, notes=notes)
+
+    def tag_insertion(self) -> TagInsertion:
+        """The web UI's defaults, but files are called by their file names."""
+        return TagInsertion()
 
     def model_lock(self) -> AbstractContextManager[Any]:
         """Nothing: only jobs use the model, one at a time."""

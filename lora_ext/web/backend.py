@@ -12,7 +12,7 @@ from ..adapter_spec import Presets
 from ..compare.generate_cells import ImageRenderer
 from ..file.lora_library import LoraLibrary
 from ..fit_report import FitReport
-from ..protocols import TrainableModel, UserFolders
+from ..protocols import TagInsertion, TrainableModel, UserFolders
 from ..train.data.captioning import ImageCaptioner
 
 BackendProgressCallback = Callable[[int, int], None]
@@ -42,6 +42,14 @@ class Backend(Protocol):
 
         Returns:
             The presets.
+        """
+        ...
+
+    def tag_insertion(self) -> TagInsertion:
+        """How tags are put into prompts.
+
+        Returns:
+            The user's settings of now.
         """
         ...
 

@@ -133,9 +133,9 @@ def register_set_routes(api: APIRouter, app_state: AppState) -> None:
     def insert(options: InsertSetRequest) -> InsertedPrompt:
         """The prompts with all tags and words of a set; a tag that is there already gets the set's weights."""
         one = store.get(options.name)
-        prompt = options.prompt
+        prompt, separator = options.prompt, app_state.backend.tag_insertion().separator
         for tag in parse_lora_tags("\n".join(one.tags))[1]:
-            prompt = insert_tag(prompt, tag)
+            prompt = insert_tag(prompt, tag, separator)
         negative = insert_words(options.negative, one.negative, ", ")
         return InsertedPrompt(insert_words(prompt, one.words), negative, missing_names(one, app_state.library))
 

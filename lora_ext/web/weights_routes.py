@@ -244,10 +244,10 @@ def curve_places(tag: LoraTag) -> CurvePlaces:
     return "steps" if tag.unet_curve is not None and tag.unet_curve.keyframes.in_steps else "shares"
 
 
-def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
+def insert_tag(prompt: str, lora_tag: LoraTag, separator: str = " ") -> str:
     """The prompt with the tag in place of the first one of that name, or at its end.
 
-    Where and how the file acts together with others stays as it was in the prompt.
+    Where and how the file acts together with others stays as it was in the prompt. separator: what stands before it.
     """
     done = False
 
@@ -264,7 +264,12 @@ def insert_tag(prompt: str, lora_tag: LoraTag) -> str:
         return lora_tag.format_tag()
 
     swapped = LORA_TAG_PATTERN.sub(swap, prompt)
-    return swapped if done else f"{prompt.rstrip()} {lora_tag.format_tag()}".strip()
+    return swapped if done else joined(prompt, lora_tag.format_tag(), separator)
+
+
+def joined(prompt: str, text: str, separator: str) -> str:
+    """The prompt with a text at its end, as the web UI adds one; an empty prompt becomes the text alone."""
+    return f"{prompt}{separator}{text}" if prompt.strip() else text
 
 
 def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
@@ -292,7 +297,7 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
         lora_tag = tag_from_request(options)
         return TagAnswer(
             tag=lora_tag.format_tag(),
-            prompt=insert_tag(options.prompt, lora_tag),
+            prompt=insert_tag(options.prompt, lora_tag, app_state.backend.tag_insertion().separator),
             notes=tag_notes(app_state, lora_tag),
             curve=curve_points(lora_tag),
             curve_over=curve_places(lora_tag),

@@ -43,6 +43,13 @@ def test_folders(webui: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert shell.lora_dirs() == (tmp_path,)
 
 
+def test_insertion_by_the_web_uis_settings(webui: StandIn) -> None:
+    webui.options(extra_networks_add_text_separator=", ", extra_networks_default_multiplier=0.8)
+    made = webui.call("/library/insert", {"name": "one", "prompt": "a park"})
+    webui.options(extra_networks_add_text_separator=" ", extra_networks_default_multiplier=1.0)
+    assert made["prompt"].startswith("a park, <lora:one:0.8>")
+
+
 def test_the_settings(webui: StandIn) -> None:
     from modules import shared
 

@@ -17,7 +17,7 @@ from ...errors import LoraError
 from ...file.displayed_names import files_below, paths_by_displayed_name
 from ...file.lora_library import LoraLibrary
 from ...fit_report import FitReport
-from ...protocols import TrainableModel, UserFolders
+from ...protocols import TagInsertion, TrainableModel, UserFolders
 from ...train.data.captioning import ImageCaptioner
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
@@ -81,6 +81,14 @@ class A1111Backend:
     def presets(self) -> Presets:
         """Returns the presets that prompts may name."""
         return self.host_interface.presets()
+
+    def tag_insertion(self) -> TagInsertion:
+        """Returns what the web UI's own cards do by its settings."""
+        return TagInsertion(
+            separator=str(getattr(shared.opts, "extra_networks_add_text_separator", " ")),
+            weight=float(shared.opts.extra_networks_default_multiplier),
+            prefers_alias=getattr(shared.opts, "lora_preferred_name", "Filename") != "Filename",
+        )
 
     @contextmanager
     def model_lock(self) -> Iterator[None]:

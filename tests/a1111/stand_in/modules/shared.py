@@ -66,7 +66,8 @@ class Options:
 opts = Options()
 for _name, _default in {
     "CLIP_stop_at_last_layers": 1, "emphasis": "Original", "eta_noise_seed_delta": 0, "token_merging_ratio": 0.0,
-    "extra_networks_default_multiplier": 1.0, "lora_add_hashes_to_infotext": True, "lora_bundled_ti_to_infotext": True,
+    "extra_networks_default_multiplier": 1.0, "extra_networks_add_text_separator": " ",
+    "lora_preferred_name": "Alias from file", "lora_add_hashes_to_infotext": True, "lora_bundled_ti_to_infotext": True,
     "randn_source": "GPU", "sd_lora": "None", "sd_vae": "Automatic", "upcast_attn": False,
     "use_old_emphasis_implementation": False, "use_old_scheduling": False, "persistent_cond_cache": True,
     "sd_model_checkpoint": "", "sd_checkpoints_limit": 1, "hires_fix_use_firstpass_conds": False,
