@@ -100,6 +100,9 @@ class FileCatalogue:
         self._worker: threading.Thread | None = None
         self._looked, self._pause = time.monotonic(), _STALE  # the library was just made
         self._summaries = 0
+        self._made = 0
+        """How many summaries were made."""
+        self._counted: tuple[tuple[int, int], int] = (-1, -1), 0
 
     def refresh(self, *, now: bool = False) -> None:
         """Looks at the folders again if that is a while ago, and summarises what is new: in the background.
@@ -135,7 +138,10 @@ class FileCatalogue:
     @property
     def pending_count(self) -> int:
         """How many files have no summary yet."""
-        return sum(self.cached_summary(entry) is None for entry in self.library.entries)
+        now = (self.library.version, self._made)
+        if self._counted[0] != now:
+            self._counted = now, sum(self.cached_summary(entry) is None for entry in self.library.entries)
+        return self._counted[1]
 
     def cached_summary(self, entry: LibraryEntry) -> FileSummary | None:
         """The summary of a file as it is now, None before it was made."""
@@ -148,6 +154,7 @@ class FileCatalogue:
         if row is None:
             row = summarise_file(entry.path)
             self._known[str(entry.path)] = (list(entry.stamp), row)
+            self._made += 1
         return row
 
     def _work(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,8 @@ from .file_marks import FileMarks, FileMarksStore
 _AROUND = 60
 """Characters of a text that are shown before and after what was found in it."""
 _MOST_CACHED = 16
+_SHARE = 20
+"""While files are read, what is known of them is gathered again after this many times as long as that takes."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,12 @@ class FoundText:
 
 @dataclass(frozen=True)
 class _KnownFile:
+    """All that is known of a file. folders: those that it is in, the outermost first."""
+
     entry: LibraryEntry
-    info: SidecarInfo
     marks: FileMarks
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any]
+    folders: tuple[str, ...]
 
 
 @lru_cache(maxsize=2**16)
@@ -99,25 +104,43 @@ SORTS: dict[str, Callable[[_KnownFile], Any]] = {
 
 
 class LibrarySearch:
-    """Answers queries; the last answers are kept until files or marks change."""
+    """Answers queries; what is known of all files, and the last answers, are kept until files or marks change."""
 
     def __init__(self, catalogue: FileCatalogue, marks: FileMarksStore) -> None:
         self.catalogue, self.marks = catalogue, marks
+        self._files: list[_KnownFile] = []
         self._texts: dict[str, str] = {}
         self._answers: dict[LibraryQuery, FoundFiles] = {}
         self._version: object = None
+        self._pending, self._next_look = 0, 0.0
 
     def find(self, query: LibraryQuery) -> FoundFiles:
         """Finds the files."""
-        version = (self.catalogue.version, self.catalogue.pending_count, self.marks.version)
-        if version != self._version:
-            self._version, self._texts, self._answers = version, {}, {}
+        self._look()
         answers = self._answers
         if query not in answers:
             while len(answers) >= _MOST_CACHED:
                 answers.pop(next(iter(answers)), None)
             answers[query] = self._find(query)
         return answers[query]
+
+    def _look(self) -> None:
+        """Forgets the answers where files or marks changed, and from time to time while files are still being read."""
+        version, pending = (self.catalogue.version, self.marks.version), self.catalogue.pending_count
+        more_is_known = pending != self._pending and time.monotonic() >= self._next_look
+        if version == self._version and not more_is_known:
+            return
+        begun = time.monotonic()
+        rows = self.marks.rows()
+        files = [self._known_file(entry, rows) for entry in self.catalogue.library.entries]
+        self._files, self._texts, self._answers = files, {}, {}
+        self._version, self._pending = version, pending
+        self._next_look = begun + max(1.0, _SHARE * (time.monotonic() - begun))
+
+    def _known_file(self, entry: LibraryEntry, rows: Mapping[str, Any]) -> _KnownFile:
+        parts = entry.relative_name.split("/")[:-1]
+        folders = tuple("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        return _KnownFile(entry, self._marks(entry, rows), self.catalogue.cached_summary(entry) or {}, folders)
 
     def info(self, entry: LibraryEntry) -> SidecarInfo:
         """What the files beside a file say."""
@@ -164,11 +187,9 @@ class LibrarySearch:
         counters = {name: Counter[str]() for name in ("base", "kind", "rank", "tag", "folder")}
         matching: list[_KnownFile] = []
         rows = self.marks.rows()
-        for entry in self.catalogue.library.entries:
-            if words and not self._has_words(entry, words, rows):
+        for file in self._files:
+            if words and not self._has_words(file.entry, words, rows):
                 continue
-            summary: Mapping[str, Any] = self.catalogue.cached_summary(entry) or {}
-            file = _KnownFile(entry, self.info(entry), self._marks(entry, rows), summary)
             _count(file, counters)
             if _passes(file, query):
                 matching.append(file)
@@ -188,16 +209,17 @@ def _count(file: _KnownFile, counters: Mapping[str, Counter[str]]) -> None:
         if file.summary.get(name):
             counters[name][str(file.summary[name])] += 1
     counters["tag"].update(file.marks.tags)
-    parts = file.entry.relative_name.split("/")[:-1]
-    counters["folder"].update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+    counters["folder"].update(file.folders)
 
 
 def _passes(file: _KnownFile, query: LibraryQuery) -> bool:
-    wanted = {"base": query.base, "kind": query.kind, "rank": query.rank}
+    summary = file.summary
     return (
-        all(not value or file.summary.get(name) == value for name, value in wanted.items())
+        (not query.base or summary.get("base") == query.base)
+        and (not query.kind or summary.get("kind") == query.kind)
+        and (not query.rank or summary.get("rank") == query.rank)
         and (not query.tag or query.tag in file.marks.tags)
-        and (not query.folder or file.entry.relative_name.startswith(f"{query.folder}/"))
+        and (not query.folder or query.folder in file.folders)
         and (not query.favourite or file.marks.favourite)
         and file.marks.rating >= query.rating
     )
