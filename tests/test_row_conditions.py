@@ -35,6 +35,9 @@ class Text:
     def concat(self, others: Sequence[Text]) -> Tensor:
         return torch.cat([self.cond, *(other.cond for other in others)])
 
+    def size(self) -> list[int]:
+        return list(self.cond.size())
+
 
 class Half:
     """The weight of a half of the picture."""
@@ -75,6 +78,8 @@ def sampled(model: Tiny, options: dict[str, Any], x: Tensor, uncond: Any, cond: 
     for first in range(0, len(rows), each):
         part = rows[first : first + each]
         found = [{k: v.process_cond(len(x), x.device) for k, v in one["model_conds"].items()} for one, _ in part]
+        sizes = [{name: value.size() for name, value in one.items()} for one in found]  # reForge estimates memory
+        assert all(size[0] == len(x) for one in sizes for size in one.values())
         joined = {name: found[0][name].concat([one[name] for one in found[1:]]) for name in found[0]}
         text = joined.pop("c_crossattn")
         outs = model.unet(torch.cat([x] * len(part)), 3, encoder_hidden_states=text, **joined).sample.chunk(len(part))

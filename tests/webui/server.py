@@ -75,25 +75,62 @@ def apart(one: Made, two: Made) -> int:
     return int(abs(one.pixels - two.pixels).max())
 
 
+PLOT = "x/y/z plot"
+"""The script that draws a grid over axes."""
+
+
+def plot_choices(webui: WebUI) -> list[str]:
+    """The axes that the plot offers, in order."""
+    return list(_plot_rows(webui)[0]["choices"])
+
+
+def plot_arguments(webui: WebUI, *axes: tuple[str, str], single: bool = False) -> list[Any]:
+    """The plot's arguments in the order of this web UI: without legend and margin, values as text.
+
+    Args:
+        webui: the web UI; its kin have more arguments than AUTOMATIC1111's.
+        axes: the title and the values of each axis, x first.
+        single: whether the single images are given too.
+    """
+    rows = _plot_rows(webui)
+    args = [False if isinstance(row["value"], bool) else row["value"] for row in rows]
+    for number, (title, values) in enumerate((*axes, *[("Nothing", "")] * (3 - len(axes)))):
+        args[3 * number : 3 * number + 3] = [rows[0]["choices"].index(title), values, []]
+    args[next(i for i, row in enumerate(rows) if row["label"] == "Include Sub Images")] = single
+    args[-1] = True
+    return args
+
+
+def _plot_rows(webui: WebUI) -> list[dict[str, Any]]:
+    info = webui.call("/sdapi/v1/script-info")
+    return list(next(row for row in info if row["name"] == PLOT and not row["is_img2img"])["args"])
+
+
+def basic(login: str) -> str:
+    """The header's value that gives NAME:PASSWORD."""
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
 def tracebacks(log: str) -> list[str]:
     """The tracebacks in a log, each with its error."""
     return re.findall(r"Traceback \(most recent call last\):\n(?:[ \t*].*\n|\n)*\S.*", log)
 
 
 class WebUI:
-    """A web UI's HTTP API. `data` is its data folder, None for one that was running already."""
+    """A web UI's HTTP API. `data` is its data folder, None for one that was running already; `login` NAME:PASSWORD."""
 
-    def __init__(self, url: str, data: Path | None = None, process: subprocess.Popen[bytes] | None = None) -> None:
-        self.url, self.data, self.process = url.rstrip("/"), data, process
+    def __init__(
+        self, url: str, data: Path | None = None, process: subprocess.Popen[bytes] | None = None, login: str = ""
+    ) -> None:
+        self.url, self.data, self.process, self.login = url.rstrip("/"), data, process, login
 
     def call(self, path: str, body: object = None, method: str | None = None) -> Any:
         """The JSON answer of one request."""
-        request = urllib.request.Request(
-            self.url + path,
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json", "X-Lora-Ext": TOKEN},
-            method=method,
-        )
+        headers = {"Content-Type": "application/json", "X-Lora-Ext": TOKEN}
+        if self.login:
+            headers["Authorization"] = basic(self.login)
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with _OPENER.open(request, timeout=300) as answer:
                 return json.load(answer)
@@ -218,7 +255,8 @@ def launch(folder: Path, data: Path, *flags: str, base: Sequence[str] = FLAGS) -
     assert process.stdin
     process.stdin.write(b"\n")  # Neo waits for Enter where the settings are not of its own version
     process.stdin.close()
-    webui = WebUI(f"http://127.0.0.1:{port}", data, process)
+    login = flags[flags.index("--api-auth") + 1] if "--api-auth" in flags else ""
+    webui = WebUI(f"http://127.0.0.1:{port}", data, process, login)
     try:
         webui.wait()
     except BaseException:

@@ -6,15 +6,13 @@ import base64
 import io
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from server import CAT, REQUEST, WebUI
+from server import CAT, PLOT, REQUEST, WebUI, plot_arguments, plot_choices
 
 pytestmark = pytest.mark.usefixtures("same_settings")
-PLOT = "x/y/z plot"
 TITLES = (
     "LoRA epoch",
     "LoRA file",
@@ -31,20 +29,9 @@ TITLES = (
 )
 
 
-@pytest.fixture(scope="module")
-def types(webui: WebUI) -> list[str]:
-    """The axes that the plot offers, in order."""
-    info = webui.call("/sdapi/v1/script-info")
-    plot = next(row for row in info if row["name"] == PLOT and not row["is_img2img"])
-    return list(plot["args"][0]["choices"])
-
-
-def _plot(webui: WebUI, types: Sequence[str], prompt: str, *axes: tuple[str, str]) -> list[np.ndarray]:
+def _plot(webui: WebUI, prompt: str, *axes: tuple[str, str]) -> list[np.ndarray]:
     """The plot's single pictures, x fastest."""
-    args: list[Any] = []
-    for title, values in (*axes, *[("Nothing", "")] * (3 - len(axes))):
-        args += [types.index(title), values, []]
-    args += [False, True, False, False, False, False, False, 0, True]
+    args = plot_arguments(webui, *axes, single=True)
     body = {**REQUEST, "prompt": prompt, "script_name": PLOT, "script_args": args}
     images = webui.call("/sdapi/v1/txt2img", body)["images"]
     pictures = [Image.open(io.BytesIO(base64.b64decode(image))) for image in images]
@@ -61,12 +48,13 @@ def _same(plotted: Sequence[np.ndarray], by_hand: Sequence[np.ndarray]) -> None:
     assert max(int(abs(a - b).max()) for a, b in zip(plotted, by_hand, strict=True)) == 0
 
 
-def test_they_are_offered_once(types: list[str]) -> None:
+def test_they_are_offered_once(webui: WebUI) -> None:
+    types = plot_choices(webui)
     assert [types.count(title) for title in TITLES] == [1] * len(TITLES)
 
 
-def test_three_by_three_is_the_nine_prompts_by_hand(webui: WebUI, types: list[str]) -> None:
-    plotted = _plot(webui, types, CAT, ("LoRA weight", "0.2-1.0 (+0.4)"), ("LoRA file", "lierla,c3lier,lierla"))
+def test_three_by_three_is_the_nine_prompts_by_hand(webui: WebUI) -> None:
+    plotted = _plot(webui, CAT, ("LoRA weight", "0.2-1.0 (+0.4)"), ("LoRA file", "lierla,c3lier,lierla"))
     hand = [
         _by_hand(webui, f"{CAT} <lora:{name}:{weight}>")
         for name in ("lierla", "c3lier", "lierla")
@@ -106,18 +94,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_axes(webui: WebUI, types: list[str], name: str) -> None:
+def test_axes(webui: WebUI, name: str) -> None:
     prompt, axes, hand = CASES[name]
-    _same(_plot(webui, types, prompt, *axes), [_by_hand(webui, text) for text in hand])
+    _same(_plot(webui, prompt, *axes), [_by_hand(webui, text) for text in hand])
 
 
-def test_epochs_of_a_run(own: WebUI, types: list[str]) -> None:
+def test_epochs_of_a_run(own: WebUI) -> None:
     assert own.data is not None
     folder = own.data / "models" / "Lora"
     made = {"run-000001": "lierla", "run-000002": "c3lier", "run": "lierla"}
     for name, source in made.items():
         shutil.copyfile(folder / f"{source}.safetensors", folder / f"{name}.safetensors")
-    plotted = _plot(own, types, f"{CAT} <lora:run:0.7>", ("LoRA epoch", "all"))
+    plotted = _plot(own, f"{CAT} <lora:run:0.7>", ("LoRA epoch", "all"))
     _same(plotted, [_by_hand(own, f"{CAT} <lora:{name}:0.7>") for name in made])
     for name in made:  # a pasted hash would find these instead
         (folder / f"{name}.safetensors").unlink()

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from server import EMBEDDINGS, IN_FORGE, SIDE, WebUI, apart
+from server import EMBEDDINGS, IN_FORGE, PLOT, SIDE, WebUI, apart, plot_arguments
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
@@ -112,16 +112,9 @@ def test_cards_and_routes_of_the_builtin(webui: WebUI) -> None:
 
 def test_xyz_plot_over_tags(webui: WebUI) -> None:
     weights = ["0.3", "0.9"]
-    info = webui.call("/sdapi/v1/script-info")
-    plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
-    axis = [
-        plot["args"][0]["choices"].index("Prompt S/R"),
-        ", ".join(["<lora:lierla:0.1>", *(f"<lora:lierla:{w}>" for w in weights)]),
-        [],
-    ]
-    nothing = [0, "", []]
-    script = [*axis, *nothing, *nothing, False, False, False, False, False, False, False, 0, False]
-    made = webui.make("<lora:lierla:0.1>", script_name="x/y/z plot", script_args=script)
+    values = ", ".join(["<lora:lierla:0.1>", *(f"<lora:lierla:{w}>" for w in weights)])
+    script = plot_arguments(webui, ("Prompt S/R", values))
+    made = webui.make("<lora:lierla:0.1>", script_name=PLOT, script_args=script)
     grid = made.pixels[0]
     assert made.pixels.shape[0] == 1
     for index, weight in enumerate(["0.1", *weights]):

@@ -21,7 +21,7 @@ from forge_server import FP8_FLAGS, KINDS, defined_flags, start
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from server import CAT, REQUEST, WebUI, apart, picture
+from server import CAT, PLOT, REQUEST, WebUI, apart, picture, plot_arguments
 
 from lora_ext import cli
 
@@ -235,13 +235,8 @@ def test_training_is_stopped_by_interrupt_and_resumed(forge: WebUI) -> None:
 
 def drawn_plot(forge: WebUI, axis: str, values: str) -> list[Any]:
     """Draws an X/Y/Z plot over two values and asserts that its images differ; returns the script's arguments."""
-    info = forge.call("/sdapi/v1/script-info")
-    plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
-    args = [row["value"] for row in plot["args"]]  # the kin of Forge have more of them
-    args[:9] = [plot["args"][0]["choices"].index(axis), values, [], 0, "", [], 0, "", []]
-    args[next(i for i, row in enumerate(plot["args"]) if row["label"] == "Include Sub Images")] = True
-    args[-1] = True
-    body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": "x/y/z plot", "script_args": args}
+    args = plot_arguments(forge, (axis, values), single=True)
+    body = {**REQUEST, **SMALL, "prompt": TAG, "script_name": PLOT, "script_args": args}
     images = [picture(image) for image in forge.call("/sdapi/v1/txt2img", body)["images"]]
     one, two = (image for image in images if image.shape[:2] == (64, 64))
     assert abs(one - two).max() > 0, axis
@@ -253,7 +248,7 @@ def test_axes_act_and_are_refused_where_they_could_not(forge: WebUI) -> None:
         args = drawn_plot(forge, axis, values)
         forge.options(lora_ext_in_charge="built-in")
         with pytest.raises(AssertionError, match=re.escape(f"{axis} would change nothing: the built-in")):
-            forge.make(TAG, **SMALL, script_name="x/y/z plot", script_args=args)
+            forge.make(TAG, **SMALL, script_name=PLOT, script_args=args)
         forge.options(lora_ext_in_charge="LoRA ext")
 
 

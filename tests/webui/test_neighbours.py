@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from adetailer_laws import check_tags_in_adetailer
-from server import WebUI, apart, launch, prepare, tracebacks
+from server import PLOT, WebUI, apart, launch, plot_arguments, prepare, tracebacks
 
 LORACTL, COMPOSABLE = "sd-webui-loractl", "stable-diffusion-webui-composable-lora"
 OTHERS = (
@@ -196,13 +196,10 @@ def test_curves_beside_loractls(beside_loractl: WebUI) -> None:
 def test_an_axis_that_could_not_act_is_refused(beside_loractl: WebUI) -> None:
     webui = beside_loractl
     webui.make(TAG, **ticked(True))
-    info = webui.call("/sdapi/v1/script-info")
-    plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
-    for axis, values in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "2,4")):
-        args = [plot["args"][0]["choices"].index(axis), values, [], 0, "", [], 0, "", []]
-        args += [False, True, False, False, False, False, False, 0, True]
+    for axis in (("LoRA block preset", "IND,ALL"), ("LoRA stop step", "2,4")):
+        args = plot_arguments(webui, axis, single=True)
         with pytest.raises(AssertionError, match="would change nothing: sd-webui-loractl applies LoRA tags here"):
-            webui.make(TAG, **ticked(True), script_name="x/y/z plot", script_args=args)
+            webui.make(TAG, **ticked(True), script_name=PLOT, script_args=args)
     with pytest.raises(AssertionError, match="sheets need LoRA ext to apply the tags"):
         webui.call("/lora-ext/v1/compare", {"lora": "lierla", "x": "weight:0,1"})
 

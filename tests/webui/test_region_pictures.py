@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from server import CAT, IN_FORGE, SIDE, WebUI, apart
+from server import CAT, IN_FORGE, PLOT, SIDE, WebUI, apart, plot_arguments
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 TAG = "<lora:lierla:0.8>"
@@ -86,12 +86,8 @@ def test_composition_in_regions(webui: WebUI) -> None:
 
 def test_xyz_plot(webui: WebUI) -> None:
     """Prompt S/R over regions: each cell is the picture of its prompt."""
-    info = webui.call("/sdapi/v1/script-info")
-    plot = next(row for row in info if row["name"] == "x/y/z plot" and not row["is_img2img"])
-    axis = [plot["args"][0]["choices"].index("Prompt S/R"), "at=left, at=right, at=0-1;0-1", []]
-    nothing = [0, "", []]
-    script = [*axis, *nothing, *nothing, False, False, False, False, False, False, False, 0, False]
-    grid = webui.make(LEFT, script_name="x/y/z plot", script_args=script).pixels[0]
+    script = plot_arguments(webui, ("Prompt S/R", "at=left, at=right, at=0-1;0-1"))
+    grid = webui.make(LEFT, script_name=PLOT, script_args=script).pixels[0]
     for index, tag in enumerate((LEFT, RIGHT, TAG)):
         cell = grid[-SIDE:, index * SIDE : (index + 1) * SIDE]
         assert abs(cell - webui.make(tag).pixels[0]).max() <= (1 if tag == TAG else 0)

@@ -45,6 +45,10 @@ class ConditionNumber:
         """Returns the numbers of all rows of a call, (rows, 1)."""
         return torch.cat([self.cond, *(other.cond for other in others)])
 
+    def size(self) -> list[int]:
+        """Returns its shape, by which reForge estimates the memory of a call."""
+        return list(self.cond.size())
+
 
 @dataclass(frozen=True)
 class NegativeOfRegion:
