@@ -23,6 +23,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def all_targets(folder: Path) -> list[Target]:
+    """Every reader. folder: an empty one, for the files that they want."""
+    from .file_targets import file_targets
+    from .folder_targets import folder_targets
+    from .text_targets import text_targets
+
+    return [*text_targets(folder), *file_targets(folder), *folder_targets(folder)]
+
+
 def run(targets: list[Target], inputs: int, seconds: float, seed: int) -> list[TargetReport]:
     """Tries all targets one after another; what one leaves of its time goes to those after it."""
     reports = []
@@ -49,12 +58,9 @@ def main() -> int:
     options = _parser().parse_args()
     seed = int.from_bytes(os.urandom(4), "little") if options.seed is None else options.seed
     with tempfile.TemporaryDirectory() as folder:
-        from .file_targets import file_targets
-        from .text_targets import text_targets
-
         targets = [
             target
-            for target in [*text_targets(Path(folder)), *file_targets(Path(folder))]
+            for target in all_targets(Path(folder))
             if not options.target or any(part in target.name for part in options.target)
         ]
         reports = run(targets, options.inputs, options.seconds, seed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from makers import KINDS, MAKERS, SHAPES, make, suits
 from PIL import Image
+from safetensors.torch import save
 
 from lora_ext.errors import LoraError
 from lora_ext.file.folder_listing import load_metadata_quickly
@@ -28,13 +29,20 @@ from lora_ext.tools.reweight import reweight_lora
 from lora_ext.train.data.image_files import check_image_data, load_training_image
 from lora_ext.web.rank_energy import measure_rank_energy
 
+from . import TESTS
 from .engine import Target
-
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from makers import KINDS, MAKERS, SHAPES, make, suits
+from .mutations import LONGEST
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 PICTURE = Path("a.png")
+
+
+CLONEOFSIMO = json.dumps({
+    "__metadata__": {"unet": '["CrossAttention", "Attention"]', "unet:0:rank": "2", "<s1>": "<embed>"},
+    "unet:0:up": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]},
+    "unet:0:down": {"dtype": "F32", "shape": [2, 4], "data_offsets": [32, 64]},
+    "<s1>": {"dtype": "F32", "shape": [4], "data_offsets": [64, 80]},
+}).encode()  # fmt: skip
 
 
 def file_targets(folder: Path) -> list[Target]:
@@ -56,12 +64,26 @@ def file_targets(folder: Path) -> list[Target]:
     path, pickle = folder / "a.safetensors", folder / "a.pt"
     return [
         Target("safetensors, bytes", lambda data: _header(data), [_packed(json.dumps(lora).encode())], words, 2),
-        Target("safetensors, header", lambda data: _file(path, _packed(data)), [json.dumps(lora).encode()], words, 0.3),
+        Target(
+            "safetensors, header",
+            lambda data: _file(path, _packed(data)),
+            [json.dumps(lora).encode(), *_trainers_headers()],
+            words,
+            0.5,
+        ),
         Target("tensors of every kind", _kinds, [bytes([kind, 0, 0]) for kind in range(len(KINDS))], (), 0.02),
         Target("pickle of tensors", lambda data: _pickle(pickle, data), _pickles(), _PICKLE_WORDS, 0.3),
         Target("checkpoint's names", _checkpoint, [shapes], [name.encode() for name in checkpoint], 0.5),
         Target("pictures", _picture, _pictures(), (b"Exif\0\0", b"\xff\xe1", b"eXIf", b"iCCP", b"IDAT"), 0.3),
     ]
+
+
+def _trainers_headers() -> list[bytes]:
+    """The headers of small files of every kind, and of those that LyCORIS, peft and diffusers wrote."""
+    kinds = [save({f"{KEY}.{name}": tensor for name, tensor in _tensors(kind).items()}) for kind in KINDS]
+    files = [path.read_bytes() for path in sorted((TESTS / "data" / "interop").rglob("*.safetensors"))]
+    headers = [data[8 : 8 + int.from_bytes(data[:8], "little")] for data in [*kinds, *files]]
+    return [header for header in headers if len(header) < LONGEST] + [CLONEOFSIMO]
 
 
 def _packed(header: bytes) -> bytes:

@@ -253,7 +253,7 @@ def _number(name: str, field: str, value: Any) -> Any:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise PromptError(f"{name}: {field} is {value!r}; a finite number is needed, such as 0.8")

@@ -234,6 +234,9 @@ def test_memory_that_runs_out_in_a_picture() -> None:
 def test_errors_below_errors() -> None:
     error = ValueError("no")
     error.__cause__ = RuntimeError("CUDA OUT OF MEMORY")
+    for text in ("can't start new thread", "could not create a primitive"):
+        assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert is_out_of_memory(error) and not is_out_of_memory(ValueError("out of memory"))
 
 

@@ -8,7 +8,6 @@ are the only way from them to values, and each value has a checked type and a li
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -161,7 +160,7 @@ def as_weight(value: object) -> float | None:
     """A weight of JSON; None for 0, which the web UI writes for none, and for what is no weight."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if value and math.isfinite(value) and abs(value) <= MOST_WEIGHT else None
+    return float(value) if value and abs(value) <= MOST_WEIGHT else None  # false for NaN
 
 
 def as_object(value: object) -> Mapping[str, Any]:

@@ -14,8 +14,13 @@ import torch
 
 GIB = 1 << 30
 
-_OUT_OF_MEMORY_TEXTS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+_OUT_OF_MEMORY_TEXTS = (
+    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory",
+    "can't start new thread",  # no room for its stack
+)  # fmt: skip
 """torch's messages where it has no class for the error: on the CPU (`DefaultCPUAllocator`) and on MPS."""
+_ONEDNN_TEXT = "could not create a primitive"
+"""All that oneDNN says on the CPU; with more words it means an operation that it does not have."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -147,7 +152,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    is_reported = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
+    said = str(error).lower() if isinstance(error, (RuntimeError, OSError)) else ""
+    is_reported = said == _ONEDNN_TEXT or any(text in said for text in _OUT_OF_MEMORY_TEXTS)
     return is_reported or is_out_of_memory(error.__cause__)
 
 

@@ -76,7 +76,7 @@ def sketch_from_json(row: Any) -> WeightSketch:
         raw = bytearray(base64.b64decode(packed, validate=True))
         values = torch.frombuffer(raw, dtype=torch.float16).float()
         return WeightSketch(str(layers), math.inf if rank is None else float(rank), int(bits), float(norm), values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("not a sketch") from error
 
 

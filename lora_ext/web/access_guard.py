@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import json
 import math
@@ -241,11 +242,15 @@ def parse_basic_credentials(header: str) -> tuple[str, str] | None:
 
 
 class SafeJSONResponse(JSONResponse):
-    """JSON whatever the text is: half a surrogate pair (of a name, of metadata) becomes `\ufffd`, and no error."""
+    """JSON whatever a file held: half a surrogate pair becomes `\ufffd`, NaN and infinity become null, and no error."""
 
     def render(self, content: Any) -> bytes:
         """As JSONResponse's."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dataclass_fields)
+        write = functools.partial(json.dumps, ensure_ascii=False, separators=(",", ":"), default=dataclass_fields)
+        try:
+            text = write(content, allow_nan=False)
+        except ValueError:  # JSON has no such numbers, but Python reads them from JSON files
+            text = write(json.loads(write(content), parse_constant=lambda name: None))
         return replace_lone_surrogates(text).encode("utf-8")
 
 

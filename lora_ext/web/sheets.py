@@ -154,7 +154,10 @@ class SheetService:
         found: dict[str, Any] = {**(load_manifest(folder) or {})}
         for cell in found.get("cells", []):
             cell["file"] = self._name(folder / cell["file"]) if cell.get("file") else None
-        pages = [self._name(folder / name) for name in found.get("pages", [])]
+        names = found.get("pages")
+        pages = [
+            self._name(folder / name) for name in (names if isinstance(names, list) else ()) if isinstance(name, str)
+        ]
         asked = {}
         with suppress(OSError, ValueError):
             asked = parse_json((folder / _ASKED).read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 import time
@@ -10,13 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..errors import FileError, TrainError
 from ..file.folder_listing import load_metadata_quickly
 from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
-from ..json_text import parse_json
 from ..progress import track_with_callback
 from ..train.config.other_trainers_options import OTHER_TRAINERS_OPTIONS
 from ..train.config.recipe import Recipe, recipe_options
@@ -26,8 +24,8 @@ from ..train.run.preflight import PreflightReport, run_preflight
 from ..train.run.run_requests import RunRequest, RunRequests
 from ..train.run.training_run import TrainingResult, TrainingRun
 from .app_state import AppState
+from .run_records import RECORD_FILE, load_curve_rows, load_run_record
 from .training_answers import (
-    CurveRow,
     ExpectedCost,
     FinishedRun,
     FormField,
@@ -45,7 +43,7 @@ TAB_OWNED_SETTINGS = frozenset(
     {"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"}
 )
 """Options that the tab sets itself: results go to the output folder, and prompts are written into the form."""
-_RECORD, _PROMPTS = "run.json", "prompts.txt"
+_PROMPTS = "prompts.txt"
 
 
 def form_fields() -> list[FormField]:
@@ -205,15 +203,14 @@ class TrainingRuns:
         raise TrainError(f"the folder {stem} already exists; start the run again")
 
     def _save_record(self, folder: Path, record: Mapping[str, Any]) -> None:
-        with replacing_file(folder / _RECORD, overwrite=True) as part:
+        with replacing_file(folder / RECORD_FILE, overwrite=True) as part:
             text = json.dumps(_plain(record), ensure_ascii=False, indent=1)
             part.write_text(text, encoding="utf-8", errors="replace")
 
     def load_record(self, name: str) -> RunRecord:
         """What is written down of a run: settings, prompts, files. Raises LoraError."""
         try:
-            found: RunRecord = parse_json((find_user_path([self.folder], name) / _RECORD).read_text(encoding="utf-8"))
-            return found
+            return load_run_record(find_user_path([self.folder], name))
         except (OSError, ValueError):
             raise TrainError(f"there is no training run {name!r}") from None
 
@@ -234,14 +231,13 @@ class TrainingRuns:
     def history(self) -> list[RunRecord]:
         """Every run's record, newest first."""
         found: list[RunRecord] = []
-        for path in self.folder.glob(f"*/{_RECORD}"):
+        for path in self.folder.glob(f"*/{RECORD_FILE}"):
             with suppress(OSError, ValueError):
-                record = parse_json(path.read_text(encoding="utf-8"))
-                if isinstance(record, dict) and record.get("name") == path.parent.name:
-                    state = _newest_state(path.parent)
-                    record["state"] = state.relative_to(self.folder).as_posix() if state else None
-                    found.append(cast("RunRecord", record))
-        return sorted(found, key=lambda record: -float(record.get("begun") or 0))
+                record = load_run_record(path.parent)
+                state = _newest_state(path.parent)
+                record["state"] = state.relative_to(self.folder).as_posix() if state else None
+                found.append(record)
+        return sorted(found, key=lambda record: -record.get("begun", 0.0))
 
     def find_run_of_file(self, name: str) -> str | None:
         """The newest run that made this file, by its numbers: whatever the file is called now. Raises FileError."""
@@ -255,18 +251,10 @@ class TrainingRuns:
 
     def loss_curve(self, name: str) -> TrainingCurve:
         """Losses and learning rates from a run's table, thinned out. Raises FileError."""
-        folder = find_user_path([self.folder], name)
-        table = next((p for p in sorted(folder.glob("*.csv"))), None)
-        rows: list[CurveRow] = []
-        if table is not None:
-            with table.open(encoding="utf-8", newline="") as lines:
-                for row in csv.DictReader(lines):
-                    with suppress(KeyError, ValueError, TypeError):
-                        loss, smoothed, unet, text = (
-                            finite_or_none(float(row[key])) for key in ("loss", "smoothed", "lr_unet", "lr_text")
-                        )
-                        rows.append((int(row["step"]), loss, smoothed, unet, text))
-        return TrainingCurve(thin_rows(rows))
+        try:
+            return TrainingCurve(thin_rows(load_curve_rows(find_user_path([self.folder], name))))
+        except OSError as error:
+            raise FileError(f"the table of {name} cannot be read: {error.strerror or error}") from error
 
 
 def preflight_details(report: PreflightReport) -> PreflightDetails:

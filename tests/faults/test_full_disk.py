@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 from forked_process import run_forked
 from safetensors.torch import load_file
-from test_killed_tools import TOOLS, inputs, same_tensors  # noqa: F401  a fixture
+from test_killed_tools import LORAS, TOOLS, inputs, same_tensors  # noqa: F401  a fixture
 from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.adapter_spec import Presets
 from lora_ext.cli import main
 from lora_ext.embedded import CHECKPOINT
+from lora_ext.errors import LoraError
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.preset_file import load_preset_file
-from lora_ext.training.standalone_run import train
+from lora_ext.training.standalone_run import SilentHost, train
+from lora_ext.web.file_catalogue import FileCatalogue
 from lora_ext.web.preset_store import PRESETS_FILE, PresetStore
 
 SIZES = 12
@@ -103,8 +106,6 @@ def test_training_on_a_disk_that_fills_up(
     options = {"save_state": True, "save_every_n_steps": 2}
 
     def run(folder: Path) -> int:
-        from lora_ext.errors import LoraError
-
         states = folder.is_dir() and any(path.name.endswith("-state") for path in folder.iterdir())
         try:
             train(recipe(data, folder, **options, **({"resume": str(folder)} if states else {})), model=tiny_model())
@@ -130,6 +131,68 @@ def test_training_on_a_disk_that_fills_up(
         assert run_forked(partial(run, out), log)[0] == 0, log.read_text(encoding="utf-8")
         assert same_tensors(out / "last.safetensors", whole)
     record_property("full", SIZES)
+
+
+def test_training_into_a_folder_that_becomes_write_protected(disk: Path, tmp_path: Path) -> None:
+    """It ends in one sentence, what was saved is whole, and once the disk may be written to it goes on."""
+    data, log, out = pictures(tmp_path / "data"), tmp_path / "log", disk / "run"
+    options = {"save_state": True, "save_every_n_steps": 2}
+
+    class Protecting(SilentHost):
+        def progress(self, done: int, total: int, text: str) -> None:
+            if done == 5:  # the table that the run has open would keep the disk itself from it
+                for options in (["--bind", str(out), str(out)], ["-o", "remount,bind,ro", str(out)]):
+                    subprocess.run(["mount", *options], check=True)
+
+    def run(folder: Path, host: SilentHost | None = None, **more: str) -> int:
+        try:
+            train(recipe(data, folder, **options, **more), model=tiny_model(), host=host)
+        except LoraError as error:
+            print(f"lora-ext: {error}", flush=True)
+            return 2
+        return 0
+
+    assert run_forked(lambda: run(tmp_path / "whole"), log)[0] == 0, log.read_text(encoding="utf-8")
+    log.write_text("")
+    assert run_forked(lambda: run(out, Protecting()), log)[0] == 2, log.read_text(encoding="utf-8")
+    one_sentence(log, "Read-only file system")
+    for path in out.glob("*.safetensors"):
+        load_file(path)
+    subprocess.run(["umount", str(out)], check=True)
+    assert run_forked(lambda: run(out, resume=str(out)), log)[0] == 0, log.read_text(encoding="utf-8")
+    assert same_tensors(out / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+
+
+def test_a_sheet_on_a_disk_that_becomes_write_protected(disk: Path, tmp_path: Path) -> None:
+    argv = ["compare", "--prompt", "a red circle", "--x", "seed:1,2", "--steps", "2", "--device", "cpu",
+            "--no-scores", "--batch", "1", "--ckpt", str(CHECKPOINT), "--out", str(disk / "sheet")]  # fmt: skip
+    log = tmp_path / "log"
+    assert run_forked(partial(main, argv), log)[0] == 0, log.read_text(encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in (disk / "sheet").rglob("*.*") if path.is_file()}
+    assert mount(disk, "remount,ro")
+    argv[4] = "seed:1,2,3"
+    log.write_text("")
+    assert run_forked(partial(main, argv), log)[0] == 2, log.read_text(encoding="utf-8")
+    one_sentence(log, "Read-only file system")
+    assert before == {path.name: path.read_bytes() for path in (disk / "sheet").rglob("*.*") if path.is_file()}
+
+
+def test_presets_and_the_library_s_summaries_on_a_disk_that_becomes_write_protected(disk: Path, tmp_path: Path) -> None:
+    """A preset is refused in a sentence; the library is listed without its summaries being kept."""
+    store = PresetStore(disk, lambda: Presets({}, {}))
+    store.save({"KEPT": ",".join(["1"] * 17)})
+    shutil.copy(LORAS / "framed.safetensors", tmp_path)
+    assert mount(disk, "remount,ro")
+    with pytest.raises(LoraError, match="Read-only file system"):
+        store.save({"NEW": ",".join(["1"] * 17)})
+    assert list(load_preset_file(disk / PRESETS_FILE)[0]) == ["KEPT"]
+    library = LoraLibrary([tmp_path], cache_path=disk / "cache.json")
+    catalogue = FileCatalogue(library, disk / "catalogue.json")
+    catalogue._work()
+    library.save_cache()
+    (entry,) = library.entries
+    assert catalogue.cached_summary(entry)
+    assert [path.name for path in disk.iterdir() if not path.name.startswith(".")] == [PRESETS_FILE]
 
 
 def test_a_sheet_on_a_disk_that_fills_up(disk: Path, tmp_path: Path, moments: random.Random) -> None:

@@ -1,24 +1,46 @@
-"""A short run of the fuzzer in every test run: some seconds of processor time, other inputs after each commit.
+"""A short run of the fuzzer in every test run (a minute of processor time in CI), and what it found before.
 
-Errors that are not the project's own fail it. Time and memory do not, since a busy machine decides no test; `python -m
-fuzz` tells those.
+Other inputs are tried after each commit. Errors that are not the project's own fail it. Time and memory do not, since a
+busy machine decides no test; `python -m fuzz` tells those.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from fuzz.__main__ import run  # noqa: E402
-from fuzz.engine import TOO_LONG, TOO_MUCH  # noqa: E402
-from fuzz.file_targets import file_targets  # noqa: E402
-from fuzz.text_targets import text_targets  # noqa: E402
+from fuzz.__main__ import all_targets, run  # noqa: E402
+from fuzz.engine import TOO_LONG, TOO_MUCH, Target  # noqa: E402
+from fuzz.folder_targets import CURVE, RUN, SHEET  # noqa: E402
+from lora_ext.errors import LoraError  # noqa: E402
 
-SECONDS, INPUTS = 5.0, 30_000
+SECONDS, INPUTS = float(os.environ.get("LORA_EXT_FUZZ_SECONDS") or 5), 1_000_000
+HUGE = b"1" + b"0" * 400
+"""An integer that JSON allows and no float can be."""
+FINDS = [
+    ("kept outputs/train/run/run.json", RUN.replace(b"1.5", b"[1.5]")),
+    ("kept outputs/train/run/run.json", RUN.replace(b"1.5", HUGE)),
+    ("kept outputs/train/run/run.csv", CURVE + b"3,\xff\n"),
+    ("kept outputs/train/run/run.csv", CURVE + b'"' + b"x" * 200_000),
+    ("a run's settings again", b'{"name": "again"}'),
+    ("a run's settings again", b"1"),
+    ("kept log of a run", CURVE + "²,\n".encode()),
+    ("kept log of a run", CURVE + b"3,\xff\n"),
+    ("kept outputs/compare/one/sheet.json", SHEET.replace(b'"p.png"', b"1.5")),
+    ("kept outputs/compare/one/sheet.json", SHEET.replace(b'"seed": 1', b'"seed": NaN')),
+    ("kept sketch of a file", b'["a", ' + HUGE + b', 16, 1.5, "AAAAAAAA"]'),
+    ("card, the web UI's", b'{"preferred weight": ' + HUGE + b"}"),
+    ("control file of a run", b'{"lr_factor": ' + HUGE + b"}"),
+]
+"""A target's name, and an input that once ended in an error that is not the project's own."""
 
 
 def commit_count() -> int:
@@ -30,9 +52,19 @@ def commit_count() -> int:
         return 0
 
 
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
+    return {target.name: target for target in all_targets(tmp_path_factory.mktemp("finds"))}
+
+
+@pytest.mark.parametrize(("name", "data"), FINDS, ids=range(len(FINDS)))
+def test_what_was_found_is_taken_as_it_should(name: str, data: bytes, targets: dict[str, Target]) -> None:
+    with contextlib.suppress(LoraError):
+        targets[name].run(data)
+
+
 def test_no_reader_is_brought_down(tmp_path: Path) -> None:
     seed = 20261129 + commit_count()
-    targets = [*text_targets(tmp_path), *file_targets(tmp_path)]
-    found = (find for report in run(targets, INPUTS, SECONDS, seed) for find in report.finds)
+    found = (find for report in run(all_targets(tmp_path), INPUTS, SECONDS, seed) for find in report.finds)
     finds = [find for find in found if find.what not in (TOO_LONG, TOO_MUCH)]
     assert not finds, f"seed {seed}: " + "; ".join(f"{f.target}: {f.what}: {f.data[:200]!r}" for f in finds)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -44,7 +43,7 @@ class RunRequest:
         """Raises TrainError for a factor that is out of range."""
         factor = self.lr_factor
         if factor is not None and not LEAST_RATE_FACTOR <= factor <= LARGEST_RATE_FACTOR:
-            raise TrainError(f"lr_factor {factor!r} is not in {LEAST_RATE_FACTOR:g}..{LARGEST_RATE_FACTOR:g}")
+            raise TrainError(f"lr_factor {str(factor)[:40]} is not in {LEAST_RATE_FACTOR:g}..{LARGEST_RATE_FACTOR:g}")
 
     def merged(self, newer: RunRequest) -> RunRequest:
         """Both requests; of two factors the newer one."""
@@ -117,8 +116,6 @@ def _load(path: Path) -> RunRequest:
         raise TrainError(f"{path.name}: lr_factor {str(factor)[:40]!r} is not a number")
     if not all(isinstance(found.get(name, False), bool) for name in kinds if name != "lr_factor"):
         raise TrainError(f"{path.name}: sample, save and stop are true or false")
-    if factor is not None and not math.isfinite(factor):
-        raise TrainError(f"{path.name}: lr_factor is not a finite number")
     return RunRequest(**found)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...csv_rows import load_csv_rows
 from ...errors import FileError, TrainError
 from ...file.saving import save_here_or_beside, unused_path_beside
 
@@ -221,8 +222,7 @@ class TrainingLog:
         if not from_step or not self.path.is_file():
             return []
         try:
-            with self.path.open(encoding="utf-8", newline="") as old:
-                return [row for row in csv.reader(old) if row and row[0].isdigit() and int(row[0]) <= from_step]
+            return [row for row in load_csv_rows(self.path) if row and _step_of(row[0]) <= from_step]
         except PermissionError:
             self._notify(f"{self.path.name} is open in another program; the new file lacks its earlier rows")
             return []
@@ -297,6 +297,11 @@ class TrainingLog:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
+
+
+def _step_of(text: str) -> float:
+    """The step of a row; infinite where it has none."""
+    return int(text) if text.isdecimal() and len(text) < 16 else math.inf
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ...csv_rows import load_csv_rows
 from ...progress import Track
 from ...protocols import TrainableModel
 from ..config.recipe import Recipe
@@ -69,8 +70,8 @@ class Validation:
     def load_rows(self, step: int) -> None:
         """Continues the file of a run that is resumed at a step; later rows are dropped."""
         if self.path is not None and step:
-            with suppress(OSError, ValueError, IndexError), self.path.open(encoding="utf-8", newline="") as file:
-                for text in list(csv.reader(file))[1:]:
+            with suppress(OSError, ValueError, IndexError):
+                for text in load_csv_rows(self.path)[1:]:
                     row = int(text[0]), int(text[1]), float(text[2])
                     if row[0] <= step:
                         self.rows.append(row)
