@@ -71,7 +71,7 @@ def band_contrast(pixels: np.ndarray, inside: np.ndarray, diagonal: np.ndarray) 
 def measure(
     model: StandaloneModel, tags: str, prompts: Sequence[str], size: int, steps: int, seed: int
 ) -> tuple[dict[str, float], list[Image.Image]]:
-    """The share of pictures in which each effect shows in each half, and the first picture of each prompt."""
+    """The share of pictures in which each effect shows in each half, and the pictures, one prompt after the other."""
     counts: dict[str, int] = {}
     shown: list[Image.Image] = []
     for text in prompts:
@@ -79,24 +79,26 @@ def measure(
             prompt=text + tags, seed=seed, batch=SEEDS, steps=steps, width=size, height=size, mode="live", cfg=3.0
         )
         images = generate(settings, model=model, report=GenerationReport())
-        shown.append(images[0])
+        shown += images
         for image in images:
             for name, is_there in effects(image, text).items():
                 counts[name] = counts.get(name, 0) + is_there
     return {name: count / (SEEDS * len(prompts)) for name, count in counts.items()}, shown
 
 
-def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: int = 8, side: int = 96) -> Image.Image:
-    """One row for each way, with the first pictures."""
-    label = 150
-    sheet = Image.new("RGB", (label + columns * (side + 4), len(rows) * (side + 4)), "white")
+def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 64) -> Image.Image:
+    """All pictures: below the name of each way a column for each prompt, a row for each seed."""
+    gap, label = 3, 16
+    columns, block = max(len(images) for _, images in rows) // SEEDS, label + SEEDS * (side + gap)
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, len(rows) * block - gap), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (name, images) in enumerate(rows):
-        draw.text((4, row * (side + 4) + side // 2 - 6), name, fill="black")
-        for column, image in enumerate(images[:columns]):
-            place = (label + column * (side + 4), row * (side + 4))
+        draw.text((2, row * block + 2), name, fill="black")
+        for number, image in enumerate(images):
+            column, seed = divmod(number, SEEDS)
+            place = (column * (side + gap), row * block + label + seed * (side + gap))
             sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
-    return sheet
+    return sheet.quantize(256)
 
 
 def main() -> int:

@@ -44,11 +44,13 @@ class RegionalPrompt:
         rows: the base first, where there is one, then the regions in an order that does not depend on the prompt's.
         base_share: share of the base's prediction within the regions.
         errors: what is wrong with single tags, which are left out.
+        is_divided: whether words divide the prompt.
     """
 
     rows: tuple[RegionRow, ...]
     base_share: float = 0.0
     errors: tuple[LoraError, ...] = field(default=(), compare=False)
+    is_divided: bool = False
     _weights: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -139,6 +141,7 @@ def split_by_region(
         ),
         share,
         tuple(parser.errors),
+        divided is not None,
     )
 
 
@@ -184,10 +187,7 @@ class _TagParser:
         if region not in self._loaded:
             if region.mask_name and self._load_mask is None:
                 raise PromptError(f"there are no masks here, and {region.mask_name!r} is no other place")
-            loaded = self._load_mask(region) if region.mask_name and self._load_mask else region
-            if loaded.pixels is not None and not bool(loaded.pixels.any()):
-                raise PromptError(f"the mask {region.mask_name!r} is black: the file would act nowhere")
-            self._loaded[region] = loaded
+            self._loaded[region] = self._load_mask(region) if region.mask_name and self._load_mask else region
         return self._loaded[region]
 
 

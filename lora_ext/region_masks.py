@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from .errors import FileError, LoraError, PromptError, did_you_mean
 from .file.saving import replacing_file
-from .lora_tags import LORA_TAG_PATTERN
+from .lora_tags import LORA_TAG_PATTERN, LoraTag
 from .regions import Region, parse_region
 from .regions.region import PLACE_WORDS
 from .train.data.image_files import is_image_file, load_training_image, resize_image
@@ -59,7 +59,7 @@ class MaskFolders:
             The region with its pixels.
 
         Raises:
-            PromptError: there is no such mask; the message names the nearest mask or place.
+            PromptError: there is no such mask (the message names the nearest mask or place), or it is black.
             FileError: the file is no picture, or too large.
         """
         paths = self.paths()
@@ -67,12 +67,22 @@ class MaskFolders:
         if path is None:
             near = did_you_mean(region.mask_name, (*PLACE_WORDS, *paths))
             raise PromptError(f"there is no mask {region.mask_name!r}, and it is no place{near}")
-        self.used[region.mask_name] = mask = load_mask_image(path)
+        mask = load_mask_image(path)
+        if mask.getbbox() is None:
+            raise PromptError(f"the mask {region.mask_name!r} is black: the file would act nowhere")
+        self.used[region.mask_name] = mask
         return region.with_pixels(torch.from_numpy(np.array(mask, dtype=np.uint8)).float().div_(255))
 
     def loaded(self, region: Region | None) -> Region | None:
         """Returns a region with its pixels where it is a mask; others as they are. Raises as `load`."""
         return self.load(region) if region is not None and region.mask_name else region
+
+    def region_of(self, tag: LoraTag) -> Region | None:
+        """Returns the region of a tag, with its pixels where it is a mask. Raises PromptError, which quotes the tag."""
+        try:
+            return self.loaded(tag.region)
+        except LoraError as error:
+            raise PromptError(f"{tag.format_tag()}: {error}") from error
 
     def files_to_keep(self) -> dict[str, Image.Image]:
         """Returns hash → mask of what was used, to be written beside a picture."""

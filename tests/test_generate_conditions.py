@@ -62,9 +62,9 @@ def test_what_cannot_act_is_told(model: StandaloneModel) -> None:
     with pytest.raises(PromptError, match="need the mode auto or live"):
         image(model, "a circle <lora:framed:1:neg=0>", mode="baked")
     report = GenerationReport()
-    prompt = "a circle <lora:framed:1:at=left:neg=0>"
+    prompt = "a circle <lora:framed:1:part=own> ADDCOL a square"
     generate(Settings(prompt=prompt, steps=1, seed=3, sampler="Euler"), model=model, report=report)
-    assert "part= and neg= of framed do nothing in a picture with regions" in report.notes
+    assert "<lora:framed>: part=own acts on all parts in a prompt that words divide" in report.notes
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,27 @@ def test_what_cannot_act_is_told(model: StandaloneModel) -> None:
 )  # fmt: skip
 def test_cells_of_a_sheet_that_no_batch_takes(prompt: str, several: bool) -> None:
     assert _has_several_conditions(ImageSpec(prompt=prompt, seed=1, steps=4)) is several
+
+
+@pytest.mark.parametrize("way", ["", pytest.param(":way=output", marks=pytest.mark.long)])
+def test_the_negative_prompt_in_regions(model: StandaloneModel, way: str) -> None:
+    """A region over everything is no region; in a half the tag decides whether the file acts on the negative prompt."""
+    plain = "a red circle <lora:framed:1:neg=0>"
+    everywhere, left = (
+        f"a red circle <lora:framed:1:neg=0:at=0-1;0-1{way}>",
+        f"a red circle <lora:framed:1:at=left{way}>",
+    )
+    assert apart(image(model, everywhere, batch=2), image(model, plain, batch=2)) <= 1
+    without = left.replace(":at", ":neg=0:at")
+    assert apart(image(model, left), image(model, without)) > 8
+    assert apart(image(model, left, cfg=1.0), image(model, without, cfg=1.0)) <= 1
+
+
+@pytest.mark.long
+def test_parts_in_regions(model: StandaloneModel) -> None:
+    """A part of weight 0 has no effect with its files; a tag that stands twice acts twice."""
+    plain = "a red circle <lora:framed:1:at=left> AND a blue square :0"
+    zero = "a red circle <lora:framed:1:at=left:neg=1:part=own> AND a blue square <lora:striped:1:at=left:part=own> :0"
+    assert apart(image(model, plain), image(model, zero)) <= 1
+    twice = "a red circle <lora:framed:0.5:at=left:neg=0><lora:framed:0.5:at=left:neg=0>"
+    assert apart(image(model, twice), image(model, "a red circle <lora:framed:1:at=left:neg=0>")) <= 1

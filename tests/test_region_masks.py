@@ -38,6 +38,9 @@ def test_white_acts_and_what_is_transparent_does_not(tmp_path: Path) -> None:
     grey, clear = _paint(tmp_path / "grey.png"), _paint(tmp_path / "clear.png", mode="RGBA")
     assert load_mask_image(grey).tobytes() == load_mask_image(clear).tobytes()
     assert mask_hash(load_mask_image(grey)) == mask_hash(load_mask_image(clear))
+    Image.new("L", (4, 4)).save(tmp_path / "black.png")
+    with pytest.raises(PromptError, match="'black' is black: the file would act nowhere"):
+        MaskFolders((tmp_path,)).load(parse_region("black"))
     half = Image.new("RGBA", (2, 1), (255, 255, 255, 128))
     half.save(tmp_path / "half.png")
     assert list(load_mask_image(tmp_path / "half.png").tobytes()) == [128, 128]

@@ -20,6 +20,7 @@ import "./panels/start.mjs";
 import "./panels/tools.mjs";
 import "./panels/train.mjs";
 import "./panels/weights.mjs";
+import { drawActedWeights } from "./weights/acted_weights.mjs";
 
 /**
  * Loads what every panel needs, then shows the bar of tabs and the panel of before.
@@ -71,5 +72,11 @@ function mountWhereMissing() {
     if (element && !element.dataset.mounted) mount(element);
 }
 
-new MutationObserver(mountWhereMissing).observe(document.documentElement, { childList: true, subtree: true });
-mountWhereMissing();
+/** What follows the web UI's page. */
+function follow() {
+    mountWhereMissing();
+    drawActedWeights();
+}
+
+new MutationObserver(follow).observe(document.documentElement, { childList: true, subtree: true });
+follow();

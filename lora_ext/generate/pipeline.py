@@ -37,8 +37,8 @@ from ..protocols import VAE_SCALE_FACTOR
 from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
-from .prompt_conditions import set_conditions, specs_with_scopes, unused_conditions_notes
-from .region_rows import SpecRows, apply_rows, rows_of_specs
+from .prompt_conditions import rows_of_pass, set_conditions, unused_conditions_notes
+from .region_rows import SpecRows, apply_rows, output_regions
 from .settings import Settings
 from .used_embeddings import used_embeddings, warn_beside_punctuation
 
@@ -158,10 +158,7 @@ def generate(
         else replace(resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed), region=spec.region)
         for tag, spec in found
     ]
-    if len(prompt.rows) == 1 and not any(spec.region for spec in specs):
-        specs, hires = (specs_with_scopes(settings.prompt, tags, of_pass) for of_pass in (specs, hires))
-    first_pass = rows_of_specs(prompt, tags, specs)
-    hires_pass = rows_of_specs(prompt, tags, hires)
+    first_pass, hires_pass = (rows_of_pass(settings.prompt, prompt, tags, of_pass) for of_pass in (specs, hires))
     known = model.embedding_table(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
     )
@@ -173,8 +170,9 @@ def generate(
     trace = WeightTrace() if settings.show_curve else None
     with networks_for_rows(model, settings.mode, len(first_pass) > 1, changes=changes) as applied:
         applied.reserve_memory(_batch_bytes(settings, model, len(prompt.rows)))
-        texts_of = RegionTexts(len(first_pass), applied.places.set_texts) if len(first_pass) > 1 else None
-        conditions = set_conditions(applied, settings.prompt, specs, settings.mode)
+        own_texts = len(output_regions(specs))
+        texts_of = RegionTexts(1 + own_texts, applied.places.set_texts) if own_texts else None
+        conditions = set_conditions(applied, prompt, first_pass[0], settings.mode)
         for job in _render_jobs(settings, prompt, init, known, texts_of, conditions):
             for image, seed in zip(
                 _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace),

@@ -12,6 +12,7 @@ from ..compare.per_image_weights import PerImageNetworks
 from ..fit_report import FitReport
 from ..lora_tags import LoraTag
 from ..prompt_regions import RegionalPrompt
+from ..regions import Region
 
 SpecRows: TypeAlias = "Sequence[Sequence[AdapterSpec]]"
 """`rows[i]` acts on row i of a `RegionalPrompt`."""
@@ -29,10 +30,15 @@ def rows_of_texts(specs: Sequence[AdapterSpec]) -> SpecRows:
 
     A file that acts in a region by output masks acts on the text encoder for the region's text alone.
     """
-    regions = dict.fromkeys(spec.region for spec in specs if spec.region is not None)
     return [
-        [spec if spec.region in (None, own) else replace(spec, te=0.0) for spec in specs] for own in (None, *regions)
+        [spec if spec.region in (None, own) else replace(spec, te=0.0) for spec in specs]
+        for own in (None, *output_regions(specs))
     ]
+
+
+def output_regions(specs: Sequence[AdapterSpec]) -> list[Region]:
+    """Returns the regions in which files act by output masks, each once."""
+    return list(dict.fromkeys(spec.region for spec in specs if spec.region is not None))
 
 
 def apply_rows(applied: AppliedNetworks, rows: SpecRows) -> list[FitReport]:

@@ -236,8 +236,17 @@ def test_regions_of_a_prompt_with_and(webui: StandIn) -> None:
 
 
 def test_a_region_that_is_not_made_is_named(webui: StandIn) -> None:
-    """A mask that is missing leaves its tag out."""
+    """A mask that is missing, or black, leaves its tag out."""
     assert "nothere" in webui.make(f"a cat {ONE[:-1]}:at=nothere>{TWO[:-1]}:at=left>").comments
+    folder = webui.data / "lora_ext" / "masks"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(folder / "night.png")
+    plain = webui.make("a cat")
+    for name, why in (("nothere", "there is no mask 'nothere'"), ("night", "the mask 'night' is black")):
+        for way in ("", ":way=output"):
+            made = webui.make(f"a cat {ONE[:-1]}:at={name}{way}>")
+            assert why in made.comments and "whole picture" not in made.comments and apart(made, plain) == 0
+    (folder / "night.png").unlink()
 
 
 @pytest.mark.long

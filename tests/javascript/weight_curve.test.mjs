@@ -8,6 +8,7 @@ import {
     timeAxis,
     timeOf,
 } from "../../javascript/lora_ext/weights/weight_curve.mjs";
+import { actedPoints, parseActedWeights } from "../../javascript/lora_ext/weights/acted_weights.mjs";
 
 test("a curve is read and written again as the server reads it", () => {
     const texts = {
@@ -70,4 +71,17 @@ test("the line has the server's values between keyframes", () => {
     middle.forEach((value, i) => assert.ok(Math.abs(value - [0.5, 0.25, 0.75, 0.5, 0][i]) < 1e-9));
     assert.deepEqual([at("0@0,0.5@0.5,1@0.5", 0.5), at("2@0.5", 0.1), at("0@0,1@0.5", 0.9)], [1, 2, 1]);
     assert.ok(Math.abs(at("1@s10,0@s0.1", 0) - 0.5) < 1e-9); // sigma 1 lies half way
+});
+
+test("a line about the weights that acted is read as weight_trace.py writes it", () => {
+    const acted = parseActedWeights("a: cat: weight at each of 6 U-Net calls ▄▆█▁▁▁ 0, 0.12, 1e-05, -0.15, -0.15, 2");
+    assert.deepEqual(acted, { name: "a: cat", calls: 6, weights: [0, 0.12, 1e-5, -0.15, -0.15, 2] });
+    assert.deepEqual(actedPoints({ name: "", calls: 100, weights: [0, 1, 2] }), [
+        [1, 0],
+        [50, 1],
+        [100, 2],
+    ]);
+    assert.deepEqual(actedPoints({ name: "", calls: 1, weights: [0.5] }), [[1, 0.5]]);
+    for (const other of ["", "cat: weight at each of 6 U-Net calls", "cat: weight at each of 2 U-Net calls ▄▆ 0, x"])
+        assert.equal(parseActedWeights(other), null);
 });

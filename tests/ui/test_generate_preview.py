@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -58,3 +59,23 @@ def test_a_preview_follows_the_sliders_and_stops_the_one_of_before(page: Any, se
     assert states[-3:] == ["done", "cancelled", "done"]
     applied, without = page.evaluate(sources)
     assert applied != first[0] and without == first[1]
+
+
+def test_the_weights_that_acted_are_drawn_under_the_picture(page: Any) -> None:
+    """In Generate, and below the comments of the web UI, which has its own page around ours."""
+    panel = go(page, "generate")
+    panel.get_by_label("Prompt", exact=True).fill("a red circle <lora:striped:0@0,1@0.5,0@1>")
+    panel.get_by_label("Steps").last.fill("5")
+    panel.get_by_label("Show the weight at each step").check()
+    panel.get_by_role("button", name="Draw", exact=True).click()
+    ended(panel)
+    drawn = panel.locator(".lx-acted .line")
+    places = [float(number) for number in re.findall(r"[\d.]+", drawn.get_attribute("d"))]
+    xs, ys = places[::2], places[1::2]
+    assert xs == sorted(xs) and len(ys) == 5 and ys[0] == ys[4] > ys[1] == ys[3] > ys[2]
+    line = panel.get_by_text("striped: weight at each of 5 U-Net calls").inner_text()
+    page.evaluate(
+        "line => document.body.insertAdjacentHTML('beforeend', `<p class='comments'>other<br>\\n${line}</p>`)", line
+    )
+    assert page.locator("body > p.comments .lx-acted .line").get_attribute("d") == drawn.get_attribute("d")
+    assert page.locator("body > p.comments").inner_text().startswith(f"other\n{line}")

@@ -26,6 +26,7 @@ import { JobView } from "../jobs/job_view.mjs";
 import { LastPictures } from "../compare/last_pictures.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { insertTag, registerPrompt } from "../prompts/prompt_fields.mjs";
+import { actedChart } from "../weights/acted_weights.mjs";
 
 /** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
@@ -51,7 +52,7 @@ function pictures(result) {
         "div",
         { class: "lx-pictures" },
         figures,
-        (result.notes || []).map((line) => note(line)),
+        (result.notes || []).map((line) => [note(line), actedChart(line)]),
     );
 }
 
@@ -61,7 +62,7 @@ const curveBox = (value) =>
         t("Show the weight at each step"),
         value,
         null,
-        t("A note says which weight each file with a curve or a range of steps had at each step"),
+        t("A note and a chart say which weight each file with a curve or a range of steps had at each step"),
     );
 
 /** The fields below the prompts, and their values as the API has them. @param {Record<string, any>} stored */

@@ -185,6 +185,7 @@ class A1111Extension:
         for item, part in zip(tag_items, found.parts_of_tags, strict=True):
             try:
                 request = parse_tag_items(item)
+                region = None if found.batch_regions.other else masks.region_of(request)
                 scope = found.scope_of(request, part, by_default, before)
                 before.append(request)
                 if getattr(p, "is_hr_pass", False):
@@ -194,7 +195,7 @@ class A1111Extension:
                     request = replace(request, at=None)
                 entry = self.entry(request.name)
                 spec = resolve_tag(request, self.library, presets, seed=chosen.seed)
-                spec = replace(spec, scope=scope, region=masks.loaded(spec.region))
+                spec = replace(spec, scope=scope, region=None if spec.region is None else region)
             except LoraError as error:
                 chosen.problems.append(str(error))
             except Exception as error:

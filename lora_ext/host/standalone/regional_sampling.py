@@ -11,12 +11,13 @@ reads each region's own text ("attention couple").
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ...conditions import NEGATIVE, Condition
 from ...inject.batch_rows import batch_rows
 from ...inject.free_memory import is_out_of_memory, release_memory
 from .sampling import CfgDenoiser, Conditioning, ConditioningSchedule, PromptConditioning
@@ -57,6 +58,9 @@ class RegionalDenoiser(CfgDenoiser):
         self._row_weights = row_weights
         self._weights: Tensor | None = None
         self._most_rows: int | None = None  # of a call; None: all
+
+    def _begin_step(self, texts: int, images: int) -> None:
+        """Nothing: each call says what its rows are."""
 
     def _predict_texts(self, x: Tensor, t: Tensor, texts: Sequence[Any], step: int) -> list[Tensor]:
         """Returns the U-Net's output (images, channels, h, w) for each text, put together from the regions'."""
@@ -114,6 +118,11 @@ class RegionalDenoiser(CfgDenoiser):
         chosen = [rows[number] for number in part]
         together = Conditioning.concatenated([conditions[text][region].row(image) for text, image, region in chosen])
         noisy = x[[image for _, image, _ in chosen]]
+        if self.begin_rows:
+            parts = 1 + len(self.more_conds)
+            self.begin_rows(
+                [replace(Condition(text) if text < parts else NEGATIVE, region=region) for text, _, region in chosen]
+            )
         if len(part) == len(rows):
             return self._call_unet(noisy, t, together)
         with batch_rows(part, len(rows)):

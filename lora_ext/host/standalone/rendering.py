@@ -75,7 +75,7 @@ class RenderJob:
         regions: the prompt's rows, in place of `prompt`, where the picture has regions; the LoRA files are applied with
             weights for each of these rows.
         region_texts: where texts of regions go that act by output masks; the text encoder has weights for each of them.
-        conditions: where LoRA files act on single conditions; for pictures without regions.
+        conditions: where LoRA files act on single conditions.
     """
 
     prompt: str
@@ -220,7 +220,7 @@ def _build_denoiser(
         if job.conditions:
             job.conditions.encode_as(NEGATIVE)
         negative_text = negative or _encode_edited_prompt(model, job, job.negative, passes, negative=True)
-        denoiser = partial(CfgDenoiser, begin_rows=job.conditions.begin_rows if job.conditions else None)
+        denoiser = CfgDenoiser
     (cond, weight), *more = texts
     return denoiser(
         model.unet,
@@ -234,6 +234,7 @@ def _build_denoiser(
         on_denoised,
         weight=weight,
         more_conds=more,
+        begin_rows=job.conditions.begin_rows if job.conditions else None,
     )
 
 
@@ -247,7 +248,9 @@ def _encode_regions(
     positive, negative = [], []
     for index, text in enumerate(rows):
         with batch_rows([index], len(rows)):
-            positive.append(_encode_positive(model, replace(job, prompt=text), passes))
+            positive.append(_encode_positive(model, replace(job, prompt=text), passes, index))
+            if job.conditions:
+                job.conditions.encode_as(replace(NEGATIVE, region=index))
             negative.append(_encode_edited_prompt(model, job, job.negative, passes, negative=True))
     weights = [[weight for _, weight in texts] for texts in positive]
     if any(row != weights[0] for row in weights):
@@ -257,13 +260,13 @@ def _encode_regions(
 
 
 def _encode_positive(
-    model: StandaloneModel, job: RenderJob, pass_steps: PassSteps
+    model: StandaloneModel, job: RenderJob, pass_steps: PassSteps, region: int | None = None
 ) -> list[tuple[PromptConditioning, float]]:
     """What each of the texts that `AND` joins tells, with its weight."""
     found = []
     for part, (text, weight) in enumerate(parse_and_prompts(job.prompt)):
         if job.conditions:
-            job.conditions.encode_as(Condition(part))
+            job.conditions.encode_as(Condition(part, region=region))
         found.append((_encode_edited_prompt(model, job, text, pass_steps), weight))
     return found
 

@@ -201,9 +201,13 @@ class CfgDenoiser:
         texts = [self.cond, *(text for text, _ in self.more_conds)]
         if self.cfg != 1 or self.more_conds or self.weight != 1:
             texts.append(self.uncond)
-        if self.begin_rows:
-            self.begin_rows(parts_in_turn(1 + len(self.more_conds), len(x))[: len(texts) * len(x)])
+        self._begin_step(len(texts), len(x))
         return self._predict_texts(x, t, texts, now)
+
+    def _begin_step(self, texts: int, images: int) -> None:
+        """Says what the rows of the step's calls are conditioned on."""
+        if self.begin_rows:
+            self.begin_rows(parts_in_turn(1 + len(self.more_conds), images)[: texts * images])
 
     def _predict_texts(self, x: Tensor, t: Tensor, texts: Sequence[PromptConditioning], step: int) -> list[Tensor]:
         """Returns the U-Net's output for each text at U-Net call `step`."""
