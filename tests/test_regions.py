@@ -89,6 +89,14 @@ def test_a_region_over_everything_has_all_the_weight() -> None:
     assert combine_masks(Region().mask(3, 5)[None])[1].tolist() == [[1.0] * 5] * 3
 
 
+def test_a_white_mask_of_any_size_is_one_in_every_layer() -> None:
+    """Bilinear resizing of additional-networks gives numbers just below 1, as at 520x768."""
+    for feather in (0.0, 0.1):
+        white = Region(mask_name="white", feather=feather).with_pixels(torch.ones(100, 130))
+        for height, width in ((64, 64), (65, 96), (75, 125), (38, 63), (19, 32), (1, 1), (300, 333)):
+            assert bool((white.mask(height, width) == 1).all())
+
+
 def test_tags() -> None:
     tag = "<lora:a:0.8:at=top left:feather=0.1:way=output>"
     _, tags, errors = parse_lora_tags(tag + "<lora:b:1:at=0-2;0-1><lora:c:at=left>")

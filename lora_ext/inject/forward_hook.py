@@ -171,7 +171,11 @@ class ForwardHook:
         """Adds the convolution of a group's rows to them. Each group of outputs has its own thin channels."""
         assert isinstance(module, nn.Conv2d)
         groups, up = module.groups, group.up
-        thin = convolve_like(module, x, group.down.repeat(groups, 1, 1, 1) if groups > 1 else group.down)
+        if groups == 1 and (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0)):
+            # a convolution would copy rows that are no neighbours, and order their channels anew
+            thin = torch.matmul(group.down.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
+        else:
+            thin = convolve_like(module, x, group.down.repeat(groups, 1, 1, 1) if groups > 1 else group.down)
         thin = self._scale_thin(thin, group, 1, groups)
         if groups > 1 or not output[0].is_contiguous():
             output += F.conv2d(thin, up[:, :, None, None], groups=groups) * group.scale

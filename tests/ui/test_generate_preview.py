@@ -73,9 +73,11 @@ def test_the_weights_that_acted_are_drawn_under_the_picture(page: Any) -> None:
     places = [float(number) for number in re.findall(r"[\d.]+", drawn.get_attribute("d"))]
     xs, ys = places[::2], places[1::2]
     assert xs == sorted(xs) and len(ys) == 5 and ys[0] == ys[4] > ys[1] == ys[3] > ys[2]
-    line = panel.get_by_text("striped: weight at each of 5 U-Net calls").inner_text()
+    line = panel.locator(".lx-pictures > .lx-note").first.inner_text()
     page.evaluate(
-        "line => document.body.insertAdjacentHTML('beforeend', `<p class='comments'>other<br>\\n${line}</p>`)", line
+        "line => { const p = document.createElement('p'); p.className = 'comments';"
+        " p.append('other', document.createElement('br'), `\\n${line}`); document.body.append(p); }",
+        line,
     )
     assert page.locator("body > p.comments .lx-acted .line").get_attribute("d") == drawn.get_attribute("d")
     assert page.locator("body > p.comments").inner_text().startswith(f"other\n{line}")

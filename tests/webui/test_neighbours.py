@@ -134,6 +134,22 @@ def test_what_changes_the_unet_acts_with_our_tags(beside_others: tuple[WebUI, di
     assert apart(webui.make(""), alone[""]) == 0
 
 
+def test_regional_prompter_keeps_a_file_to_its_region(beside_others: tuple[WebUI, dict[str, Any]]) -> None:
+    """Its mode "Latent", in which it separates LoRA files, with ours in charge: as our own regions, nothing merged."""
+    webui, alone = beside_others
+    alwayson(webui, "Regional Prompter")
+    arguments = ["Latent" if one == "Attention" else one for one in REGIONS]
+    told = {"alwayson_scripts": {"Regional Prompter": {"args": arguments}}}
+    webui.options(lora_ext_mode="live")
+    weights = webui.weights()["hash"]
+    plain = webui.make("a cat ADDCOL a dog", **told)
+    made = webui.make(f"a cat {TAG[:-1]}:part=own> ADDCOL a dog", **told)
+    assert webui.weights()["hash"] == weights
+    assert apart(made, webui.make(f"a cat {TAG[:-1]}:neg=0> ADDCOL a dog")) <= 1 < apart(made, plain)
+    webui.options(lora_ext_mode="auto")
+    assert apart(webui.make(""), alone[""]) == 0
+
+
 def test_tags_act_where_adetailer_draws(beside_others: tuple[WebUI, dict[str, Any]]) -> None:
     """It draws a part of each picture again, in the midst of the picture's own job and with a prompt of its own."""
     webui, alone = beside_others
