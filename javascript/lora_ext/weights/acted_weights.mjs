@@ -4,7 +4,7 @@ import { formatWeight } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { lineChart } from "../controls/chart.mjs";
 
-/** @typedef {{ name: string, calls: number, weights: number[] }} ActedWeights calls: of which `weights` are an even choice */
+/** @typedef {{ name: string, calls: number, weights: number[] }} ActedWeights weights: of all calls or of a choice */
 
 /** As `weight_trace.py` writes it. */
 const LINE = /^(.+): weight at each of (\d+) U-Net calls [▁-█]+ (-?[\d.e+-]+(?:, -?[\d.e+-]+)*)$/;
@@ -35,13 +35,30 @@ export function actedChart(line) {
     return h("span", { class: "lx-acted" }, chart);
 }
 
+/** How the lines of a chart look outside of the tab, to which `style.css` keeps. */
+const OUTSIDE = {
+    text: { fill: "currentColor", "font-size": "11" },
+    ".grid": { stroke: "currentColor", "stroke-opacity": "0.2" },
+    ".line": { fill: "none", stroke: "currentColor", "stroke-width": "2" },
+};
+
+/** @param {HTMLElement} chart */
+function styleOutside(chart) {
+    for (const [selector, attributes] of Object.entries(OUTSIDE))
+        for (const part of chart.querySelectorAll(selector))
+            for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
+    chart.style.setProperty("display", "block");
+    chart.style.setProperty("max-width", "30rem");
+    return chart;
+}
+
 /** Draws the charts of the web UI's comments below a picture, each once. */
 export function drawActedWeights() {
     for (const comments of document.querySelectorAll("p.comments:not([data-lx-drawn])")) {
         comments.setAttribute("data-lx-drawn", "");
         for (const line of (comments.textContent || "").split("\n")) {
             const chart = actedChart(line);
-            if (chart) comments.append(chart);
+            if (chart) comments.append(styleOutside(chart));
         }
     }
 }
