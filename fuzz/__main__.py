@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from .engine import Fuzzer, Target, TargetReport
+from .engine import Find, Fuzzer, Target, TargetReport
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0, help="processor time of all together; 0 for no limit")
     parser.add_argument("--target", action="append", default=[], help="a part of a target's name; may be repeated")
     parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--engine", choices=("own", "atheris"), default="own", help="atheris is to be installed")
     parser.add_argument("--finds", type=Path, help="a folder for the inputs that were not taken as they should")
     return parser
 
@@ -32,18 +34,19 @@ def all_targets(folder: Path) -> list[Target]:
     return [*text_targets(folder), *file_targets(folder), *folder_targets(folder)]
 
 
-def run(targets: list[Target], inputs: int, seconds: float, seed: int) -> list[TargetReport]:
+def run(targets: list[Target], inputs: int, seconds: float, seed: int, engine: str = "own") -> list[TargetReport]:
     """Tries all targets one after another; what one leaves of its time goes to those after it."""
-    reports = []
+    reports: list[TargetReport] = []
     weight = sum(target.weight for target in targets)
-    begun = time.process_time()
+    spent, attempt = (
+        0.0,
+        _with_atheris if engine == "atheris" else lambda target, *limits: Fuzzer(target, seed).run(*limits),
+    )
     for target in targets:
-        share = target.weight / weight
-        left = seconds - (time.process_time() - begun) if seconds else float("inf")
-        report = Fuzzer(target, seed).run(
-            max(1, round(inputs * share)), max(0.0, left) / sum(1 for _ in targets[len(reports) :])
-        )
+        left = max(0.1, seconds - spent) / (len(targets) - len(reports)) if seconds else float("inf")
+        report = attempt(target, max(1, round(inputs * target.weight / weight)), left)
         reports.append(report)
+        spent += report.seconds
         print(
             f"{report.name:26} {report.inputs:8,} inputs, {report.refused:8,} refused, {report.places:5} places, "
             f"slowest {report.slowest * 1000:6.1f} ms, {report.seconds:6.1f} s"
@@ -51,6 +54,20 @@ def run(targets: list[Target], inputs: int, seconds: float, seed: int) -> list[T
             flush=True,
         )
     return reports
+
+
+def _with_atheris(target: Target, inputs: int, seconds: float) -> TargetReport:
+    """Tries a target in a process of its own, which libFuzzer ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "report.json")
+        limit, seed = (0.0 if seconds == float("inf") else seconds), int.from_bytes(os.urandom(4), "little")
+        words = [target.name, str(inputs), str(limit), str(seed), str(path)]
+        subprocess.run([sys.executable, "-m", "fuzz.with_atheris", *words], stderr=subprocess.DEVNULL)
+        if not path.exists():
+            return TargetReport(target.name, finds=[Find(target.name, "the process ended", b"")])
+        found = json.loads(path.read_text(encoding="utf-8"))
+    finds = [Find(**{**row, "data": bytes.fromhex(row["data"])}) for row in found.pop("finds")]
+    return TargetReport(**found, finds=finds)
 
 
 def main() -> int:
@@ -63,7 +80,7 @@ def main() -> int:
             for target in all_targets(Path(folder))
             if not options.target or any(part in target.name for part in options.target)
         ]
-        reports = run(targets, options.inputs, options.seconds, seed)
+        reports = run(targets, options.inputs, options.seconds, seed, options.engine)
     finds = [find for report in reports for find in report.finds]
     for find in finds if options.finds else ():
         options.finds.mkdir(parents=True, exist_ok=True)

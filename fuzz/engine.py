@@ -112,9 +112,14 @@ class Fuzzer:
             data = mutate(self._rng.choice(self.corpus), self.corpus, self.target.words, self._rng)
             if self.try_input(data, traced=self._rng.random() < TRACED_SHARE) and len(self.corpus) < 5000:
                 self.corpus.append(data)
-        self.report.places = len(self._seen)
+        self.report.places = self.places
         self.report.seconds += time.process_time() - begun
         return self.report
+
+    @property
+    def places(self) -> int:
+        """Lines and kinds of errors that were reached."""
+        return len(self._seen)
 
     def try_input(self, data: bytes, traced: bool = False) -> bool:
         """Tries one input. Returns whether it reached something new."""
