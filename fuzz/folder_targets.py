@@ -31,6 +31,7 @@ from lora_ext.train.run.training_log import TrainingLog
 from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.web.access_guard import AccessGuard
 from lora_ext.web.app_state import AppState
+from lora_ext.web.file_catalogue import FileCatalogue
 from lora_ext.web.lora_sets import import_sets, tags_of_infotext
 from lora_ext.web.mount import mount_api
 from lora_ext.web.routing import API_PREFIX
@@ -167,7 +168,16 @@ def _kept_targets(folder: Path) -> list[Target]:
     runs = TrainingRuns(app_state)
     record = folder / "outputs" / "train" / "again" / "run.json"
     log, cache, owner = folder / "log.csv", folder / "cache.json", folder / "claim"
-    LoraLibrary([LORA_DIR], cache_path=cache).save_cache()
+    library, summaries = LoraLibrary([LORA_DIR], cache_path=cache), folder / "summaries.json"
+    library.save_cache()
+    FileCatalogue(library, summaries)._work()
+
+    def listed() -> None:
+        app_state.catalogue._known = FileCatalogue(library, summaries)._known
+        answer = http.get(API_PREFIX + "/library", params={"sort": "name"})
+        if answer.status_code >= 500:
+            raise RuntimeError(f"/library answers {answer.status_code}")
+
     sketched = sketch_file(LORA_DIR / "framed.safetensors")
     assert sketched is not None
     return [
@@ -176,6 +186,7 @@ def _kept_targets(folder: Path) -> list[Target]:
         _written("kept log of a run", log, lambda: TrainingLog(log)._earlier_rows(2), CURVE),
         _written("kept summary of the library", cache, lambda: LoraLibrary([LORA_DIR], cache_path=cache).names(),
                  cache.read_bytes(), weight=0.1),
+        _written("kept summaries of files", summaries, listed, summaries.read_bytes(), weight=0.04),
         Target("kept sketch of a file", _sketch, [json.dumps(sketched.to_json()).encode()], (), 0.2),
         _written("claim of a sheet's cell", owner, lambda: _load_owner(owner), b'{"pid": 1, "host": "x", "time": 1.5}'),
     ]  # fmt: skip

@@ -134,7 +134,7 @@ def _prompt_targets() -> list[Target]:
                 resolve_block_weights(tag, Presets())
 
     def emphasis(text: str) -> None:
-        for _, part in parse_prompt_editing(text, PassSteps(20)):
+        for part in dict(map(reversed, parse_prompt_editing(text, PassSteps(20)))):  # each text once, as it is encoded
             for one, _ in parse_and_prompts(part):
                 parse_emphasis(one)
 
@@ -199,9 +199,9 @@ def _settings_targets(folder: Path) -> list[Target]:
     (folder / "pictures").mkdir()
     return [
         _of_text("settings of training", settings, sound, weight=0.5),
-        _of_text("metadata of a LoRA", metadata, METADATA),
+        _of_text("metadata of a LoRA", metadata, METADATA, weight=0.4),
         _of_file("config file", folder / "a.toml", settings_from_config_file, TOML),
-        _of_file("kohya GUI's file", folder / "a.json", settings_from_config_file, GUI),
+        _of_file("kohya GUI's file", folder / "a.json", settings_from_config_file, GUI, weight=0.3),
         _of_file("dataset file", folder / "b.toml", lambda path: load_dataset_toml(path, Recipe(), str), DATASET),
         _of_file("adapter_config.json", folder / "adapter_config.json", adapter_config, PEFT),
         _of_file("model's YAML", folder / "a.yaml", load_ldm_config,

@@ -444,7 +444,7 @@ class LoraLibrary:
     def _entry(self, path: Path, relative_name: str, stamp: FileStamp, row: object) -> LibraryEntry:
         """From the cache's row where the stamp is the same, else from the file's own first bytes."""
         entry = LibraryEntry(path, relative_name, stamp, self)
-        if isinstance(row, list) and len(row) == 5 and tuple(row[:2]) == stamp and isinstance(row[2], dict):
+        if isinstance(row, list) and len(row) == 5 and tuple(row[:2]) == stamp and _are_kept(*row[2:]):
             entry.short_metadata, entry.error, entry.digest = row[2:]
             return entry
         self._is_cache_stale = True
@@ -487,3 +487,9 @@ class LoraLibrary:
             while len(self._loaded) > self.max_loaded:
                 self._loaded.popitem(last=False)
             return file
+
+
+def _are_kept(metadata: object, error: object, digest: object) -> bool:
+    """Whether the cache holds what it was given: somebody else may have written it."""
+    texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
+    return all(isinstance(text, str) for text in texts) and all(isinstance(x, str | None) for x in (error, digest))

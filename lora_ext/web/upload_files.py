@@ -140,7 +140,10 @@ def _unpacked(archive: ReceivedFile, refuse: Refuse, left: list[int]) -> Iterato
     """The pictures and captions in a zip, each unpacked under a number. left: bytes that may still be unpacked."""
     try:
         with zipfile.ZipFile(archive.path) as opened:
-            members = [one for one in opened.infolist() if not one.is_dir() and not _is_hidden(one.filename)]
+            named = (
+                one for one in opened.infolist() if one.filename
+            )  # zipfile looks for the last letter of the others
+            members = [one for one in named if not one.is_dir() and not _is_hidden(one.filename)]
             if len(members) > MOST_ZIP_FILES:
                 raise FileError(f"it has {len(members)} files; give at most {MOST_ZIP_FILES}")
             for number, member in enumerate(members):

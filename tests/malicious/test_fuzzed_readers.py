@@ -7,9 +7,12 @@ busy machine decides no test; `python -m fuzz` tells those.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,12 +22,30 @@ sys.path.insert(0, str(ROOT))
 
 from fuzz.__main__ import all_targets, run  # noqa: E402
 from fuzz.engine import TOO_LONG, TOO_MUCH, Target  # noqa: E402
-from fuzz.folder_targets import CURVE, RUN, SHEET  # noqa: E402
+from fuzz.folder_targets import CURVE, ONETRAINER, RUN, SHEET  # noqa: E402
+from lora_ext.embedded import LORA_DIR  # noqa: E402
 from lora_ext.errors import LoraError  # noqa: E402
 
 SECONDS, INPUTS = float(os.environ.get("LORA_EXT_FUZZ_SECONDS") or 5), 1_000_000
 HUGE = b"1" + b"0" * 400
 """An integer that JSON allows and no float can be."""
+EMBEDDED = LORA_DIR / "framed.safetensors"
+
+
+def _kept_summary(metadata: object) -> bytes:
+    """The library's cache with a row of an embedded file, which is read while the stamp is the file's."""
+    status = EMBEDDED.stat()
+    row = [status.st_mtime_ns, status.st_size, metadata, None, None]
+    return json.dumps({"version": 2, "files": {str(EMBEDDED): row}}).encode()
+
+
+def _zip_of_no_name() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"")
+    return out.getvalue()
+
+
 FINDS = [
     ("kept outputs/train/run/run.json", RUN.replace(b"1.5", b"[1.5]")),
     ("kept outputs/train/run/run.json", RUN.replace(b"1.5", HUGE)),
@@ -38,6 +59,9 @@ FINDS = [
     ("kept outputs/compare/one/sheet.json", SHEET.replace(b'"seed": 1', b'"seed": NaN')),
     ("kept sketch of a file", b'["a", ' + HUGE + b', 16, 1.5, "AAAAAAAA"]'),
     ("card, the web UI's", b'{"preferred weight": ' + HUGE + b"}"),
+    ("kept summary of the library", _kept_summary({"ss_output_name": 1.5})),
+    ("other programs' settings", json.dumps({**ONETRAINER, "max_noising_strength": 1e308}).encode()),
+    ("zip of pictures", _zip_of_no_name()),
     ("control file of a run", b'{"lr_factor": ' + HUGE + b"}"),
 ]
 """A target's name, and an input that once ended in an error that is not the project's own."""

@@ -339,6 +339,6 @@ def _number(r: _Reader, name: str, default: float) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) < 1e15:  # also NaN; larger ones are no whole numbers of anything
         raise TrainError(f"{name} is {str(value)[:40]!r}; give a number")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,12 @@ def _rank(words: Mapping[str, Any], set_to: Callable[[str, Any], Any], notify: C
 
 def _number(words: Mapping[str, Any], name: str, default: float) -> float:
     try:
-        return float(words.get(name, default))
+        number = float(words.get(name, default))
     except (TypeError, ValueError, OverflowError):
-        raise TrainError(f"{name} must be a number, not {str(words[name])[:40]!r}") from None
+        number = math.nan
+    if not abs(number) < 1e15:  # also NaN
+        raise TrainError(f"{name} must be a number, not {str(words[name])[:40]!r}")
+    return number
 
 
 def _optimizer_arguments(words: Mapping[str, Any], given: dict[str, Any]) -> None:
