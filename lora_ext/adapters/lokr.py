@@ -62,7 +62,11 @@ class LoKr(Adapter):
     def unscaled_delta(self, weight: Tensor) -> Tensor:
         """Computes the Kronecker product of two matrices, kernels flattened into the columns."""
         # the kernel is the last axis of w2's columns, and of the product's too: one formula for all layers
-        return torch.kron(self._whole("lokr_w1", weight), self._whole("lokr_w2", weight))
+        return torch.kron(*self.sides(weight))
+
+    def sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes w1 (a, c) and w2 (b, d·kh·kw), float32 on the device of `like`."""
+        return self._whole("lokr_w1", like), self._whole("lokr_w2", like)
 
     def _whole(self, name: str, like: Tensor) -> Tensor:
         """Returns w1 or w2 as a matrix."""

@@ -1,13 +1,13 @@
 """`TrainableAdapter`: any kind of adapter whose tensors are trained; ΔW is the very one that is applied from a file.
 
 The node of a layer computes ΔW anew in the backward pass, so that nothing of a weight's size is kept between the two.
+LoKr, LoHa and DoRA have nodes of their own (`products_of_kinds`), which mostly need no ΔW at all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from ...adapters import Adapter, Oft
 from ...adapters.lora import UP
-from .autograd import autocast_dtype, conv_backward, frozen_weight, is_computed_in, prepare_convolution
+from .autograd import conv_backward, frozen_weight, is_computed_in, prepare_convolution
+from .layer_products import LayerCall, LayerProduct, LayerProductFunction, ScratchMemory, exact_products
 from .new_adapters import NewTensors
+from .products_of_kinds import has_layer_product, layer_product
 from .trainable_layer import TrainableLayer, wrong_kind
 
 
@@ -37,6 +39,7 @@ class TrainableAdapter(TrainableLayer):
         new: The tensors before the first step.
         alpha: LoRA alpha.
         base_weight: Returns the layer's own weight.
+        scratch: Memory that layers share.
 
     Attributes:
         kind: The adapter's class.
@@ -44,14 +47,23 @@ class TrainableAdapter(TrainableLayer):
         constant: Suffix → tensor that stays.
     """
 
-    def __init__(self, new: NewTensors, alpha: float, base_weight: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        new: NewTensors,
+        alpha: float,
+        base_weight: Callable[[], Tensor],
+        scratch: ScratchMemory | None = None,
+    ) -> None:
         super().__init__()
         self.kind, self.constant, self.alpha = new.kind, new.constant, alpha
         self.names = tuple(new.trained)
         for name, tensor in new.trained.items():
             self.register_parameter(name.replace(".", "_"), nn.Parameter(tensor))
-        self.base_weight = base_weight
+        self.base_weight, self.scratch = base_weight, scratch or ScratchMemory()
         self._pending_input: tuple[Tensor, Tensor] | None = None
+        self._pending_product: LayerProduct | None = None
+        self._has_product: bool | None = None
+        self._row_norms: Tensor | None = None
 
     # --- the adapter
 
@@ -77,10 +89,9 @@ class TrainableAdapter(TrainableLayer):
         Returns:
             (ΔW in the weight's shape, Δbias (out,) or None), float32.
         """
-        adapter, device = self.adapter(trained), trained[0].device.type
+        adapter = self.adapter(trained)
         # the same ΔW in both passes and as from a file, where autocast would round its products
-        exact: Any = torch.autocast(device, enabled=False) if autocast_dtype(device) is not None else nullcontext()
-        with exact:
+        with exact_products(trained[0].device.type):
             delta, bias = adapter.delta(self.base_weight().to(trained[0].device)), adapter.bias_delta()
         if state.mask is not None:
             delta = delta * state.mask.view(-1, *[1] * (delta.dim() - 1))
@@ -129,26 +140,55 @@ class TrainableAdapter(TrainableLayer):
         for parameter, tensor in pairs:
             assert tensor is not None
             parameter.copy_(tensor)
+        self._has_product = None
 
     # --- the hooks
+
+    def _product(self, module: nn.Module, x: Tensor, weight: Tensor, state: _StepState) -> LayerProduct | None:
+        """How the layer's output gets ΔW·x without ΔW; None for kinds and steps without such a way."""
+        if state.mask is not None or not torch.is_grad_enabled():
+            return None
+        adapter = self.adapter(self.trained_tensors())
+        if self._has_product is None:
+            self._has_product = has_layer_product(adapter, weight.shape)
+        if not self._has_product:
+            return None
+        bias, convolution = module._parameters["bias"], None
+        if isinstance(module, nn.Conv2d):
+            convolution = prepare_convolution(module, x)[1]
+        call = LayerCall(weight, bias, convolution, state.weight, self.scratch)
+        return layer_product(adapter, call, x, self._norms_of_rows)
+
+    @torch.no_grad()
+    def _norms_of_rows(self) -> Tensor:
+        """‖W‖ of each row of the layer's own weight, (out,) float32, computed once."""
+        if self._row_norms is None:
+            weight = self.base_weight().float()
+            self._row_norms = torch.linalg.vector_norm(weight.flatten(1), dim=1).to(self.trained_tensors()[0].device)
+        return self._row_norms
 
     def before_forward(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook: the layer runs without a graph where the node computes its backward pass.
 
-        In float32 it runs with W + ΔW, which costs one product instead of two. In half precision ΔW would be lost in
+        In float32 it may run with W + ΔW, which costs one product instead of two. In half precision ΔW would be lost in
         the rounding of W, so that its product is added to the output.
         """
-        self._pending_input = None
+        self._pending_input = self._pending_product = None
         if self.training and self.skipped:
             return None
         x = args[0]
         weight = frozen_weight(module)
         if weight is None or not is_computed_in(weight, x):
             return None
-        if weight.dtype in (torch.float32, torch.float64):
+        trained, state = self.trained_tensors(), self.step_state()
+        product = self._pending_product = self._product(module, x, weight, state)
+        # attributes of the instance hide the Parameters until the hook after the layer
+        if product is not None and product.is_merged:
+            with torch.no_grad(), exact_products(x.device.type):
+                module.__dict__["weight"] = product.merged(product.parts(self.adapter(trained)))
+        elif product is None and weight.dtype in (torch.float32, torch.float64):
             with torch.no_grad():
-                delta, bias = self.changes(self.trained_tensors(), self.step_state())
-                # attributes of the instance hide the Parameters until the hook after the layer
+                delta, bias = self.changes(trained, state)
                 module.__dict__["weight"] = weight + delta.to(weight.dtype)
                 if bias is not None:
                     own = module._parameters["bias"]
@@ -160,10 +200,13 @@ class TrainableAdapter(TrainableLayer):
         """Forward hook: the layer's output with W + ΔW. It is called also where the layer raised."""
         is_merged = module.__dict__.pop("weight", None) is not None
         module.__dict__.pop("bias", None)
-        pending, self._pending_input = self._pending_input, None
+        pending, product = self._pending_input, self._pending_product
+        self._pending_input = self._pending_product = None
         if output is None or (self.training and self.skipped):
             return None
         trained, state = self.trained_tensors(), self.step_state()
+        if pending is not None and product is not None:
+            return LayerProductFunction.apply(pending[0], (output,), product, self.adapter, *trained)
         if not isinstance(module, nn.Conv2d) and len(self.base_weight().shape) == 1:
             return _add_norm(module, args[0], output, *self.changes(trained, state))
         x, base = pending or (args[0], None)

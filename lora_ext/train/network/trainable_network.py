@@ -23,6 +23,7 @@ from ..config.layer_choice import number_for_layer
 from ..config.recipe import Recipe
 from ..config.recipe_metadata import network_metadata
 from .first_factors import first_factors
+from .layer_products import ScratchMemory
 from .layer_targets import block_family_of_layers, count_by_sort, find_trainable_layers
 from .multihead_attention import base_weight, hook_multihead_attention
 from .new_adapters import NewLayer, new_tensors
@@ -66,7 +67,7 @@ class TrainableNetwork(nn.Module):
         file: LoraFile | None = None,
     ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.scratch = recipe, ScratchMemory()
         found = find_trainable_layers(parts)
         self.family = block_family_of_layers(found)
         self.module_ranks = ModuleRanks(recipe, self.family)
@@ -108,7 +109,7 @@ class TrainableNetwork(nn.Module):
         size = RankAndAlpha(size.rank, size.alpha or float(size.rank))  # 0 means the rank, as in kohya's scripts
         bias = getattr(target.module, "bias", None) is not None and not isinstance(target.module, nn.MultiheadAttention)
         new = new_tensors(NewLayer(layer_id, base_weight(target), bias, size, recipe, generator))
-        return TrainableAdapter(new, size.alpha, lambda: base_weight(target))
+        return TrainableAdapter(new, size.alpha, lambda: base_weight(target), self.scratch)
 
     def _rank_and_alpha(self, layer_id: LayerId, target: LayerTarget, file: LoraFile | None) -> RankAndAlpha | None:
         size = self.module_ranks.for_layer(layer_id, tuple(target.shape))
@@ -157,6 +158,7 @@ class TrainableNetwork(nn.Module):
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+        self.scratch.release()
         return self
 
     @contextmanager
