@@ -46,6 +46,7 @@ SCRIPTS = ("train_network", "sdxl_train_network")
 VERSIONS = ("v0.6.6", "v0.7.0", "v0.8.8", "v0.9.1", "v0.10.1", "main")
 OF_THE_COMMAND = {
     "config_file": "a TOML file, or the JSON of kohya's GUI",
+    "debug_dataset": "lists every picture with its size, bucket and caption, and ends",
     "output_config": "prints the settings as TOML and ends",
 }
 """Options of the command `train` that are no settings of a run."""

@@ -64,7 +64,8 @@ def test_lora_pti() -> None:
         ({"dataset_name": "some/hub"}, "no folder of this machine"),
         ({"prediction_type": "sample"}, "epsilon or v_prediction"),
         ({"rank": "many"}, "rank must be a number"),
-        ({"push_to_hub": True}, "push_to_hub is not supported"),
+        ({"hub_model_id": "me/lora"}, "set push_to_hub"),
+        ({"push_to_hub": True, "hub_model_id": "me/../lora"}, "is no repository of huggingface.co"),
     ):
         with pytest.raises(TrainError, match=told):
             recipe_from_settings(settings)

@@ -22,6 +22,7 @@ from ..train.run.process_group import open_process_group
 from ..train.run.training_log import format_clock
 from ..train.run.training_result import TrainingResult
 from . import epoch_comparison
+from .dataset_listing import dataset_lines
 from .standalone_run import SilentHost, train
 
 STOPPED_EXIT_STATUS = 130
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = recipe_parser("train", "Train a LoRA; options are named as in kohya's train_network.py.")
     made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
     made.add_argument("--output_config", action="store_true", help="print the resolved settings as TOML and exit")
+    made.add_argument("--debug_dataset", action="store_true", help="list what would be trained on, and exit")
     text = "start from the settings in a LoRA file's metadata; give the folders yourself"
     made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
     made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
@@ -117,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = recipe_from_arguments(args, base, lambda sentence: print(sentence, file=sys.stderr))
     if args.output_config:
         print(recipe_to_toml(recipe), end="")
+        return 0
+    if args.debug_dataset:
+        for line in dataset_lines(recipe, lambda sentence: print(sentence, file=sys.stderr)):
+            print(line)
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")

@@ -40,8 +40,11 @@ from .training_progress import JobHostInterface, TrainingRunProgress, finite_or_
 from .user_paths import check_user_path, find_user_path
 
 TAB_OWNED_SETTINGS = frozenset(
-    {"output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name"}
-)
+    {
+        "output_dir", "sample_prompts", "logging_dir", "log_with", "log_prefix", "log_tracker_name", "save_model_as",
+        "push_to_hub", "hub_model_id",
+    }
+)  # fmt: skip
 """Options that the tab sets itself: results go to the output folder, and prompts are written into the form."""
 _PROMPTS = "prompts.txt"
 

@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
-from .other_trainers_options import NO_UPLOAD, OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPTIONS
+from .other_trainers_options import NO_TOKEN, OTHER_IGNORED_OPTIONS, OTHER_UNSUPPORTED_OPTIONS
 
 _ACCELERATE = "it is a setting of accelerate, which is not used"
 _DEEPSPEED = "DeepSpeed is not used"
 
 IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
+        "async_upload": "the upload is after the last step",
         "cache_info": "folders are always read anew",
         "console_log_file": "the log is on standard error",
         "console_log_level": "the log has one level",
@@ -41,27 +42,24 @@ IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
 
 UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "async_upload": NO_UPLOAD,
         "cpu_offload_checkpointing": "use gradient_checkpointing",
         "dataset_class": "it would run code from a file; use dataset_config",
-        "debug_dataset": "training lists the folders and pictures that it found before the first step",
+        "debug_dataset": "give --debug_dataset on the command line",
         "deepspeed": _DEEPSPEED,
         "dynamo_backend": "torch_compile always uses inductor",
         "fp16_master_weights_and_gradients": _DEEPSPEED,
-        "huggingface_path_in_repo": NO_UPLOAD,
-        "huggingface_repo_id": NO_UPLOAD,
-        "huggingface_repo_type": NO_UPLOAD,
-        "huggingface_repo_visibility": NO_UPLOAD,
-        "huggingface_token": NO_UPLOAD,
+        "huggingface_path_in_repo": "the file is put beside the others of the repository",
+        "huggingface_repo_type": "repositories are made for models",
+        "huggingface_repo_visibility": "repositories are made private; change that on huggingface.co",
+        "huggingface_token": NO_TOKEN,
         "log_tracker_config": "use log_with, log_tracker_name and log_prefix",
         "offload_optimizer_device": _DEEPSPEED,
         "offload_optimizer_nvme_path": _DEEPSPEED,
         "offload_param_device": _DEEPSPEED,
         "offload_param_nvme_path": _DEEPSPEED,
         "resume_from_huggingface": "download the state and give its folder as resume",
-        "save_model_as": "results are .safetensors files, which cannot run code when they are loaded",
         "save_n_epoch_ratio": "use save_every_n_epochs",
-        "save_state_to_huggingface": NO_UPLOAD,
+        "save_state_to_huggingface": "only the finished file is sent",
         "stop_text_encoder_training": "the text encoder is trained to the end, or not with network_train_unet_only",
         "train_inpainting": "inpainting models are not trained",
         "zero3_init_flag": _DEEPSPEED,
@@ -72,9 +70,12 @@ UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Option that fails if its value turns something on → what to use, or why not."""
 
+COMMAND_OPTIONS = frozenset({"debug_dataset"})
+"""Those of them that the command `train` has and a file of settings cannot set."""
+
 _DEFAULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"save_model_as": ("safetensors",), "dynamo_backend": ("inductor",), "dynamo_mode": ("default",),
-     "zero_stage": ("2",)}
+    {"huggingface_repo_type": ("model",), "huggingface_repo_visibility": ("private",), "dynamo_backend": ("inductor",),
+     "dynamo_mode": ("default",), "zero_stage": ("2",)}
 )  # fmt: skip
 """Values that change nothing, beside those of `is_neutral`."""
 

@@ -110,6 +110,9 @@ def _rest(words: Mapping[str, Any], set_to: Callable[[str, Any], Any]) -> None:
         set_to("v_parameterization", kind == "v_prediction")
     if not is_neutral(words.get("report_to")):
         set_to("log_with", words["report_to"])
+    if not is_neutral(words.get("huggingface_repo_id")):
+        set_to("push_to_hub", True)
+        set_to("hub_model_id", words["huggingface_repo_id"])
     if not is_neutral(words.get("log_wandb")):
         set_to("log_with", "wandb")
     name = words.get("dataset_name")

@@ -54,6 +54,7 @@ TRANSLATED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "checkpointing_steps": "save_every_n_steps and save_state",
         "checkpoints_total_limit": "save_last_n_steps and save_last_n_steps_state, times checkpointing_steps",
         "dataset_name": "train_data_dir, where it is a folder of this machine",
+        "huggingface_repo_id": "push_to_hub and hub_model_id",
         "log_wandb": "log_with wandb",
         "lora_rank": "network_dim and, as there, network_alpha; with lora_scale",
         "lora_scale": "network_alpha, as the factor on the rank",
@@ -93,7 +94,7 @@ OTHER_IGNORED_OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Option that is accepted and does nothing here → why."""
 
-NO_UPLOAD = "results are saved in output_dir only; upload them yourself"
+NO_TOKEN = "log in with 'hf auth login' or set HF_TOKEN, so that no token is in a command line or a file"
 _DROPOUT = "dropout acts elsewhere here: on the values between the factors; use network_dropout"
 _CLASSES = "layers are chosen by network_targets, network_include and network_exclude"
 OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
@@ -106,8 +107,7 @@ OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "do_edm_style_training": "EDM models are not trained",
         "enable_npu_flash_attention": "use sdpa",
         "extra_args": "give each of them as an option",
-        "hub_model_id": NO_UPLOAD,
-        "hub_token": NO_UPLOAD,
+        "hub_token": NO_TOKEN,
         "lora_clip_target_modules": _CLASSES,
         "lora_dropout": _DROPOUT,
         "lora_dropout_p": _DROPOUT,
@@ -117,7 +117,6 @@ OTHER_UNSUPPORTED_OPTIONS: Mapping[str, str] = MappingProxyType(
         "placeholder_token_at_data": "write the token of token_string into the captions",
         "pretrained_vae_model_name_or_path": "the checkpoint's own VAE is used; put the other one into the checkpoint",
         "pretrained_vae_name_or_path": "the checkpoint's own VAE is used; put the other one into the checkpoint",
-        "push_to_hub": NO_UPLOAD,
         "revision": f"{_LOCAL}; download that revision and give its folder",
         "scale_lr": "multiply learning_rate by train_batch_size and gradient_accumulation_steps yourself",
         "text_encoder_use_attention_mask": "such models (DeepFloyd IF) are not trained",

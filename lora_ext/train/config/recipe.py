@@ -26,6 +26,7 @@ from .recipe_option import (
     RecipeOption,
     recipe_option,
 )
+from .saving_options import SavingOptions
 from .validation_options import ValidationOptions
 
 
@@ -39,7 +40,14 @@ class UserOptimizerClass(str):
 
 @dataclass(frozen=True)
 class Recipe(
-    MetadataOptions, ValidationOptions, OptimizerOptions, PromptOptions, ModeOptions, MemoryOptions, NetworkOptions
+    MetadataOptions,
+    SavingOptions,
+    ValidationOptions,
+    OptimizerOptions,
+    PromptOptions,
+    ModeOptions,
+    MemoryOptions,
+    NetworkOptions,
 ):
     """The settings of one training run; None means "not set". Each option's help says what it does.
 

@@ -14,6 +14,7 @@ from .mode_check import mode_problems
 from .optimizers import find_optimizer, optimizer_advice, parse_optimizer_args
 from .recipe import Recipe
 from .recipe_option import MAX_SIDE_PIXELS
+from .saving_options import saving_problems
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
@@ -240,7 +241,7 @@ def _compiled(r: Recipe) -> Iterator[str]:
 
 
 _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
-    mode_problems, _network, _pictures, _caches, _loss, _learning, memory_problems, _compiled, _rest,
+    mode_problems, _network, _pictures, _caches, _loss, _learning, memory_problems, saving_problems, _compiled, _rest,
 )  # fmt: skip
 
 

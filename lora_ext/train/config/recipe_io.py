@@ -16,7 +16,7 @@ from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
 from ...json_text import parse_json
 from .kohya_gui_file import settings_of_gui_file
-from .kohya_options import IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
+from .kohya_options import COMMAND_OPTIONS, IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
 from .lr_schedules import name_schedule
 from .network_modules import (
     ARGUMENT_NAMES,
@@ -294,7 +294,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")
     for name in (*_OTHER_OPTIONS[1:], *IGNORED_OPTIONS):
         more.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    for name in UNSUPPORTED_OPTIONS:
+    for name in UNSUPPORTED_OPTIONS.keys() - COMMAND_OPTIONS:
         more.add_argument(
             f"--{name}", nargs="*", action=_FlagOrValues, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
@@ -313,7 +313,9 @@ class RecipeParser(CommandParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses as `CommandParser` does."""
         found, rest = self.parse_known_args(args, namespace)
-        given = {name: getattr(found, name) for name in UNSUPPORTED_OPTIONS if hasattr(found, name)}
+        given = {
+            name: getattr(found, name) for name in UNSUPPORTED_OPTIONS.keys() - COMMAND_OPTIONS if hasattr(found, name)
+        }
         unknown = {arg.partition("=")[0][2:]: True for arg in rest if arg.startswith("--") and len(arg) > 2}
         try:
             sort_options(

@@ -13,8 +13,10 @@ from torch import Tensor
 from ... import __version__
 from ...errors import FileError, TrainError
 from ...file.hashes import legacy_hash, whole_file_hash
+from ...file.key_formats import format_keys
 from ...file.lora_file import LoraFile
-from ...file.saving import FileInUseError, save_lora_file, unused_path_beside
+from ...file.saving import FileInUseError, replacing_file, save_lora_file, unused_path_beside
+from ...file.torch_file import write_torch_file
 from ...precisions import PRECISION_DTYPES
 from ...protocols import TrainableModel
 from ..config import recipe_metadata
@@ -50,7 +52,7 @@ class TrainingFileSaver:
 
     def path(self, *, epoch: int | None = None, step: int | None = None) -> Path:
         """The path of an epoch's or a step's file, or of the run's own file, named as by kohya's scripts."""
-        return self.folder / f"{self.stem(epoch=epoch, step=step)}.safetensors"
+        return self.folder / f"{self.stem(epoch=epoch, step=step)}.{self.recipe.save_model_as}"
 
     def stem(self, *, epoch: int | None = None, step: int | None = None) -> str:
         """The file's name without folder and suffix."""
@@ -82,15 +84,13 @@ class TrainingFileSaver:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                return save_lora_file(
-                    file, path, overwrite=True, metadata=metadata, key_format="kohya", rehash=bool(metadata)
-                )
+                return _write(file, path, metadata, overwrite=True)
             except FileInUseError:  # on Windows, where a program such as the web UI has it mapped
                 other = unused_path_beside(path)
                 self.notify(
                     f"{path.name} is open in another program or write-protected: saved as {other.name} beside it"
                 )
-                return save_lora_file(file, other, metadata=metadata, key_format="kohya", rehash=bool(metadata))
+                return _write(file, other, metadata)
         except (FileError, OSError) as error:
             raise TrainError(
                 f"{error}; what was saved before is untouched, and --resume continues from the last saved state"
@@ -128,6 +128,18 @@ class TrainingFileSaver:
         for item in beyond:
             mine.remove(item)
             remove_saved(Path(item[1]))
+
+
+def _write(file: LoraFile, path: Path, metadata: Mapping[str, str], *, overwrite: bool = False) -> Path:
+    """Writes a file with kohya's keys by its suffix; .ckpt and .pt hold no metadata."""
+    if path.suffix == ".safetensors":
+        return save_lora_file(
+            file, path, overwrite=overwrite, metadata=metadata, key_format="kohya", rehash=bool(metadata)
+        )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in format_keys(file, "kohya").items()}
+    with replacing_file(path, overwrite=overwrite) as part:
+        write_torch_file(tensors, part)
+    return path
 
 
 def remove_saved(path: Path) -> None:

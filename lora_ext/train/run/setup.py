@@ -28,6 +28,7 @@ from ..network.trainable_network import TrainableNetwork
 from . import sample_images, training_state
 from .caption_encoder import CaptionEncoder
 from .experiment_tracker import ExperimentTracker
+from .hub_upload import check_hub_login
 from .model_spec import thumbnail_data_url
 from .output_files import vae_metadata
 from .preflight import PreflightReport, run_preflight
@@ -65,6 +66,7 @@ def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], N
     # a missing library or picture is reported now, before images are encoded or a token is trained
     optimizer_class_and_settings(recipe)
     thumbnail_data_url(recipe.metadata_thumbnail)
+    check_hub_login(recipe)
     if recipe.blocks_to_swap and model.device.type == "cpu":
         notify("blocks_to_swap saves memory of a GPU; this model is trained on the CPU, where it changes nothing")
     if recipe.device and torch.device(recipe.device).type != model.device.type:

@@ -22,7 +22,7 @@ from ...protocols import HostInterface, TrainableModel
 from ..config.memory_check import check_process_count
 from ..config.recipe import Recipe
 from ..data.training_data import load_training_data
-from . import first_pass, resume, sample_images, setup, training_state
+from . import first_pass, hub_upload, resume, sample_images, setup, training_state
 from .error_advice import nan_advice, out_of_memory_advice
 from .output_files import TrainingFileSaver, fixed_run_metadata
 from .preflight import PreflightReport
@@ -340,6 +340,7 @@ class TrainingRun:
             self._save_state()
         if _is_due(self.epochs, self.recipe.sample_every_n_epochs) and self.state.step:
             self._generate_samples(self.epochs)
+        hub_upload.upload_result(self.recipe, self.final_file, self.process_group.is_main, self.reporter.notify)
 
     def _lora_file(self) -> LoraFile:
         with self.stepper.inference():
