@@ -49,6 +49,12 @@ def test_presets_users_know() -> None:
     assert parse_block_weights("ALL0.5").weight_of("MID") == 0.5
 
 
+@pytest.mark.parametrize("text", ["[1, 0, 0.5, -1, 1, 1, 1, 1, 1, 1, 1, 1]", " [1,0,.5,-1" + ",1" * 8 + "]"])
+def test_a_list_in_brackets_is_the_list(text: str) -> None:
+    """kohya's `--lbws` takes JSON lists."""
+    assert parse_block_weights(text) == parse_block_weights("1,0,0.5,-1" + ",1" * 8)
+
+
 def test_special_values() -> None:
     drawn = iter([0.12345, 1.49999])
     text = ",".join(["R", "U", "X", "X+0.25", "X-1", *["0"] * 7])
