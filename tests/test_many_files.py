@@ -171,3 +171,15 @@ def test_a_process_that_dies_costs_its_file_alone(monkeypatch: pytest.MonkeyPatc
     assert (made[0].result, made[3].result) == (1, 25)
     assert made[1].error == "ValueError: three" and "its process ended" in made[2].error
     assert isinstance(made[0], WorkOutcome)
+
+
+def test_processes_share_numpys_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get theirs from the environment, where the user's own number counts; this process keeps its own."""
+    for own, seen in ((None, "3"), ("5", None)):
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if own is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", own)
+        with file_processes._numpy_threads(3):
+            assert os.environ.get("OPENBLAS_NUM_THREADS") == seen
+        assert "OPENBLAS_NUM_THREADS" not in os.environ

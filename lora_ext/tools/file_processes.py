@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
 import torch
@@ -85,14 +88,12 @@ def _in_workers(
     """
     while left:
         threads = max(1, available_cores() // processes)
-        # "spawn" everywhere: a fork of a process whose torch has started threads can wait for ever
-        pool = ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
-        )
+        pool = ProcessPoolExecutor(processes, _context(), initializer=_begin_worker, initargs=(threads,))
         futures: dict[Future[WorkOutcome[_Result]], int] = {}
         try:
-            for index in left:
-                futures[pool.submit(_attempt, work, jobs[index])] = index
+            with _numpy_threads(threads):  # the processes start here
+                for index in left:
+                    futures[pool.submit(_attempt, work, jobs[index])] = index
             for future in as_completed(futures):
                 outcome = future.result()
                 left.remove(futures[future])
@@ -105,6 +106,32 @@ def _in_workers(
             processes = max(1, processes // 2)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How processes start. A fork of this process, whose torch may have started threads, could wait for ever.
+
+    On Linux they are forks of a server that has imported what the tools need and has done nothing else, so that torch
+    is imported once for all. Elsewhere each imports it.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("lora_ext.tools.")])
+    return context
+
+
+@contextlib.contextmanager
+def _numpy_threads(threads: int) -> Iterator[None]:
+    """Limits NumPy's threads in processes that start meanwhile; its BLAS has no other way than the environment."""
+    names = ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    mine = [name for name in names if not {name, "OMP_NUM_THREADS"} & os.environ.keys()]
+    os.environ.update(dict.fromkeys(mine, str(threads)))
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 def _begin_worker(threads: int) -> None:
