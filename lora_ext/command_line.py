@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
+from .file.lora_file import is_tensor_finite
 from .precisions import SAVE_PRECISIONS, parse_precision_name
 from .rank_reduction import DYNAMIC_RANK_METHODS, RankRule
 
@@ -277,7 +278,7 @@ def cast_tensor(tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
         ToolError: NaN, or a number that is too large for `dtype`.
     """
     result = tensor.to("cpu", dtype)
-    if not bool(torch.isfinite(result.float().sum())) and not bool(torch.isfinite(result).all()):
+    if not is_tensor_finite(result):
         name = str(dtype).removeprefix("torch.")
         if not bool(torch.isfinite(tensor).all()):
             raise ToolError(f"{where} contains NaN or infinity")

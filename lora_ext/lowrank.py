@@ -56,14 +56,21 @@ class LowRank:
 
     @classmethod
     def from_factors(
-        cls, up: Tensor, down: Tensor, *, alpha: float | None = None, mid: Tensor | None = None
+        cls,
+        up: Tensor,
+        down: Tensor,
+        *,
+        alpha: float | None = None,
+        scale: float | None = None,
+        mid: Tensor | None = None,
     ) -> LowRank:
-        """Makes a `LowRank` from the factors of a file. The gain is alpha/r.
+        """Makes a `LowRank` from the factors of a file. The gain is alpha/r, or `scale`.
 
         Args:
             up (Tensor): (out, r) or (out, r, 1, 1).
             down (Tensor): (r, in) or (r, in, kh, kw); with `mid` (r, in) or (r, in, 1, 1).
             alpha: the LoRA alpha; None means r.
+            scale: the gain itself, in place of alpha/r.
             mid (Tensor): (r, r, kh, kw), the Tucker core of LyCORIS (`lora_mid`), which is multiplied into D.
 
         Returns:
@@ -73,8 +80,9 @@ class LowRank:
         rank = down.shape[0]
         if mid is not None:
             down = torch.einsum("nm...,mi->ni...", mid.float(), down.flatten(1).float())
-        gain = torch.full((up.shape[1],), 1.0 if alpha is None else alpha / rank)
-        return cls(up, gain, down)
+        if scale is None:
+            scale = 1.0 if alpha is None else alpha / rank
+        return cls(up, torch.full((up.shape[1],), scale), down)
 
     def delta(self) -> Tensor:
         """Computes ΔW.
@@ -123,10 +131,13 @@ class LowRank:
             `alpha` ().
         """
         alpha = float(self.rank) if alpha is None else alpha
-        gain = self.gain.double() * (self.rank / alpha)
-        root = torch.where((gain.abs() - 1).abs() < 1e-7, 1.0, gain.abs().sqrt())
-        up = self.up.float() * (root * gain.sign()).float()
-        down = (self.down.flatten(1).float() * root.float()[:, None]).reshape(self.down.shape)
+        gains = [gain * (self.rank / alpha) for gain in self.gain.tolist()]
+        roots = [1.0 if abs(abs(gain) - 1) < 1e-7 else math.sqrt(abs(gain)) for gain in gains]
+        signed = [math.copysign(root, gain) for root, gain in zip(roots, gains, strict=True)]
+        up = self.up.float() * self.up.new_tensor(signed, dtype=torch.float32)
+        down = self.down.float() * self.down.new_tensor(roots, dtype=torch.float32).view(
+            -1, *[1] * (self.down.dim() - 1)
+        )
         up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
         return {
             "lora_up.weight": up.contiguous(),

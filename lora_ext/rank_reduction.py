@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,13 +146,13 @@ def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: RankRule, size: int
     reach = float((gram_left.diagonal() * gram_right.diagonal()).sqrt().sum()) ** 2
     if int(failed) or not reach < 1e30:
         return None
-    core = _core(r_left, gram_right, rule, size)
+    core = _core(r_left, gram_right, rule, size, is_quick=True)
     lost = core.norm**2 - float(core.values[: core.left.shape[1]].double().square().sum())
     # 6e-8 is float32's rounding: it may be at most 3e-4 of the squared error that the rank leaves anyway
     return core if 6e-8 * reach <= 3e-4 * lost else None
 
 
-def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
+def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int, *, is_quick: bool = False) -> _Core:
     """Computes the core from R_l and G = RᵀR (see `reduce_rank`). size: min(m, n). Raises ToolError for NaN."""
     square = _product_around(r_left, gram)
     if not math.isfinite(float(square.sum())):
@@ -163,8 +164,10 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     # a singular value that is zero except for rounding has no direction: do not divide by it
     least = max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny)
     right = r_left.T @ (vectors[:, :rank].to(square) / values[:rank].to(square).clamp(min=least))
-    # whatever these vectors miss, the best combination of them is exact (Rayleigh–Ritz)
     left = gram @ right
+    if is_quick and len(squares) == len(square):  # all eigenpairs, and those that are kept are far from zero
+        return _Core(values, left / values[:rank].clamp(min=least), right, norm)
+    # whatever these vectors miss, the best combination of them is exact (Rayleigh–Ritz)
     image = r_left @ left
     squares, rotation = eigen(image.T @ image)
     gains, rotation = squares.sqrt(), rotation.to(square)
@@ -172,24 +175,24 @@ def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int) -> _Core:
     return _Core(torch.cat([gains, values[rank:]]), left, right @ rotation, norm)
 
 
-_BLOCK = 64
+_BLOCK = 128
 """Rows of a symmetric matrix that are computed at a time, from the diagonal on. Fewer rows make slower products."""
 
 
 def _gram(side: Tensor) -> Tensor:
-    """AᵀA."""
-    size = side.shape[1]
-    gram = side.new_empty(size, size)
-    for start in range(0, size, _BLOCK):
-        end = start + _BLOCK
-        torch.mm(side[:, start:end].T, side[:, start:], out=gram[start:end, start:])
-        gram[end:, start:end] = gram[start:end, end:].T
-    return gram
+    """AᵀA. NumPy computes one side of the diagonal only (BLAS's syrk, of which torch has no call)."""
+    if side.device.type != "cpu":
+        return side.T @ side
+    array = side.numpy()
+    with np.errstate(all="ignore"):  # NaN and infinity are found in the result
+        return torch.from_numpy(array.T @ array)
 
 
 def _product_around(upper: Tensor, gram: Tensor) -> Tensor:
     """R·G·Rᵀ of an upper triangular R and a symmetric G."""
     size = len(upper)
+    if size <= _BLOCK:
+        return upper @ gram @ upper.T
     product = gram.new_empty(size, size)
     for start in range(0, size, _BLOCK):
         end = start + _BLOCK

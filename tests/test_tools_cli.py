@@ -23,6 +23,7 @@ from lora_ext.errors import LoraError, ToolError
 from lora_ext.file import hashes, load_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.tools.merge import merge_loras
+from lora_ext.tools.merge_layer import MERGE_METHODS, MergeOptions
 from lora_ext.tools.report import LayerReport, ToolReport
 from lora_ext.tools.resize import resize_lora
 
@@ -164,13 +165,19 @@ def test_an_interrupt_leaves_no_half_file(run: Run, monkeypatch: pytest.MonkeyPa
     assert status == 130 and "interrupted" in err and not list(Path().iterdir())
 
 
-def test_damaged_numbers_name_their_layer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", ["lora_up.weight", "lora_down.weight", "alpha"])
+def test_damaged_numbers_name_their_layer(suffix: str, value: float, tmp_path: Path) -> None:
+    """Also where a layer stays as it is, and where the tool finds the number only while it computes."""
     tensors = load_file(A)
-    name = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
-    tensors[name][0, 0] = float("nan")
+    name = next(key for key in tensors if key.endswith(f"attn1_to_q.{suffix}"))
+    tensors[name].flatten()[:1] = value
     save_file(tensors, tmp_path / "bad.safetensors")
-    for work in (lambda f: resize_lora(f, 2), lambda f: merge_loras([f, f])):
-        with pytest.raises(ToolError, match=name):
+    works = [lambda f, rank=rank: resize_lora(f, rank) for rank in (1, 2, 99)]
+    works += [lambda f, method=method: merge_loras([f, f], None, MergeOptions(method, 2)) for method in MERGE_METHODS]
+    works.append(lambda f: resize_lora(f, 4, dynamic_method="sv_ratio", dynamic_param=5))
+    for work in works:
+        with pytest.raises(ToolError, match=rf"bad\.safetensors contains NaN or infinity .*{name}"):
             work(load_lora_file(tmp_path / "bad.safetensors"))
 
 

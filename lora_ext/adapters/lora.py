@@ -15,6 +15,8 @@ from .base import Adapter, matrix_shape, product_shape
 DOWN, MID, UP = "lora_down.weight", "lora_mid.weight", "lora_up.weight"
 """Suffixes of the factors."""
 _BIASES = ("diff_b", "lora_up.bias")
+_FULL_RANK = frozenset({"dora_scale", "lora_magnitude_vector", "bias", "bias_values"})
+"""Tensors with which ΔW is not of low rank."""
 _SCALABLE = frozenset({"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "diff_b"})
 """Tensors of a layer whose scale can move into its factors."""
 
@@ -36,10 +38,12 @@ class Lora(Adapter):
         """The rank r."""
         return self.stored_shape("lora_down.weight")[0]
 
-    def factors(self) -> LowRank:
-        """Returns U·D of the stored factors with a gain of ones: before alpha, DoRA and residual."""
+    def factors(self, scale: float = 1.0) -> LowRank:
+        """Returns U·D of the stored factors with this gain: before alpha, DoRA and residual."""
         t = self.tensors
-        return LowRank.from_factors(t["lora_up.weight"], t["lora_down.weight"], mid=t.get("lora_mid.weight"))
+        return LowRank.from_factors(
+            t["lora_up.weight"], t["lora_down.weight"], scale=scale, mid=t.get("lora_mid.weight")
+        )
 
     def low_rank(self) -> LowRank | None:
         """Returns ΔW as U·diag(g)·D; None with DoRA or a full residual, which are not of low rank."""
@@ -52,8 +56,7 @@ class Lora(Adapter):
         return self._scaled()
 
     def _scaled(self) -> LowRank | None:
-        extras = {"dora_scale", "lora_magnitude_vector", "bias", "bias_values"}
-        return None if extras & self.tensors.keys() else self.factors().times(self.scaling())
+        return None if _FULL_RANK & self.tensors.keys() else self.factors(self.scaling())
 
     def truncated(self, rank: int) -> Lora:
         """Keeps the first ranks.

@@ -14,7 +14,8 @@ from . import safetensors_file
 from .containers import container_format
 
 _LEGACY = (0x100000, 0x110000)
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
+"""Bytes that are hashed at a time: they stay in the processor's own cache."""
 _SAMPLE = 1 << 16
 _IMPOSSIBLE = frozenset({hashlib.sha256(b"").hexdigest()[:12], "0" * 12})
 """Hashes of no bytes, which some trainers store (ostris/ai-toolkit#130)."""
@@ -48,15 +49,7 @@ def model_hash(path: str | Path) -> str:
         FileError: the file cannot be read or is damaged.
     """
     path = Path(path)
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            file.seek(_start(path))
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
+    return _hash_from(path, _start(path))
 
 
 def whole_file_hash(path: str | Path) -> str:
@@ -71,11 +64,17 @@ def whole_file_hash(path: str | Path) -> str:
     Raises:
         FileError: the file cannot be read.
     """
-    digest = hashlib.sha256()
+    return _hash_from(Path(path), 0)
+
+
+def _hash_from(path: Path, start: int) -> str:
+    """The sha256 of a file's bytes from `start` on. Raises FileError."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
     try:
-        with Path(path).open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while count := file.readinto(block):
+                digest.update(block[:count])
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -194,7 +195,7 @@ def is_tensor_finite(tensor: Tensor) -> bool:
     if tensor.element_size() == 1:
         tensor = tensor.float()
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    return bool(torch.isfinite(tensor.sum(dtype=wide))) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(float(tensor.sum(dtype=wide))) or bool(torch.isfinite(tensor).all())
 
 
 def _has_large_kernel(adapter: Adapter) -> bool:

@@ -65,9 +65,10 @@ def with_constant_alphas(adapters: Mapping[LayerId, Adapter], report: ToolReport
         The layers, with the same ΔW.
     """
     result = dict(adapters)
-    for part in PARTS:
-        if not is_misread_by_diffusers(result, part):
-            continue
+    misread = [part for part in PARTS if is_misread_by_diffusers(result, part)]
+    if not misread:
+        return result
+    for part in misread:
         layer_ids = [layer_id for layer_id in result if layer_id.part == part]
         alpha = Counter(layer_alpha(result[s]) for s in layer_ids if is_attention_layer(s)).most_common(1)[0][0]
         loras = {s: a for s in layer_ids if isinstance(a := result[s], Lora)}

@@ -17,7 +17,7 @@ from ..file import peft_metadata
 from ..file.cloneofsimo import TOKEN_METADATA_VALUE
 from ..file.key_formats import format_keys
 from ..file.loading import assemble_lora_file
-from ..file.lora_file import LoraFile
+from ..file.lora_file import LoraFile, is_tensor_finite
 from ..inject.rounding import Rounding, is_lossy_dtype, measuring_stride
 from ..layer_names import UNET, LayerId
 from ..lowrank import LowRank, concat
@@ -60,6 +60,9 @@ class LayerChange:
 
     def to(self, device: torch.device) -> LayerChange:
         """The same ΔW on another device."""
+        tensor = self.dense if self.low is None else self.low.up
+        if tensor is not None and tensor.device == device:
+            return self
         low = self.low and LowRank(*(t.to(device) for t in (self.low.up, self.low.gain, self.low.down)))
         return LayerChange(low, None if self.dense is None else self.dense.to(device))
 
@@ -175,14 +178,17 @@ def make_stored_adapter(
         report: gets how much of ΔW survives rounding.
 
     Raises:
-        ToolError: a number that `dtype` cannot hold (naming the layer and the tensor).
+        ToolError: NaN, or a number that `dtype` cannot hold (naming the layer and the tensor).
     """
     kept = {name: t for name, t in tensors.items() if name in SCALAR_SUFFIXES or not t.is_floating_point()}
+    for name, tensor in kept.items():
+        if not is_tensor_finite(tensor):
+            raise ToolError(f"{where}.{name} contains NaN or infinity")
     cast = {name: cast_tensor(t, dtype, f"{where}.{name}") for name, t in tensors.items() if name not in kept}
     adapter = adapter_from_tensors({name: kept.get(name, cast.get(name)) for name in tensors})  # type: ignore[misc]
     assert adapter is not None, "tensors of a known kind"
     if any(cast[name].dtype != tensors[name].dtype for name in cast):
-        report_rounding(report, where, replace(adapter, tensors=tensors), adapter)
+        report_rounding(report, where, type(adapter)(tensors), adapter)
     return adapter
 
 
@@ -197,8 +203,9 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
     lows = exact.low_rank(), stored.low_rank()
     if lows[0] is not None and lows[1] is not None:
         size = torch.Size(lows[0].shape).numel()
-        rows = [replace(low, up=low.up[:: measuring_stride(size)]).delta().cpu() for low in lows if low is not None]
-        rounding.add_measured(rows[0], rows[1] - rows[0], size)
+        step = measuring_stride(size)
+        before, after = (LowRank(low.up[::step], low.gain, low.down).delta().cpu() for low in lows if low is not None)
+        rounding.add_measured(before, after.sub_(before), size)
         report.add_rounding(str(where), rounding.share, rounding.squared_norm, stored.dtype)
         return
     share, squared_norm = (
@@ -238,14 +245,27 @@ def check_usable(file: LoraFile) -> None:
         raise ToolError(f"{file.path or file.name} contains NaN or infinity (first in {file.first_non_finite_key!r})")
 
 
-def open_source(verb: str, file: LoraFile) -> tuple[LoraFile, ToolReport]:
+def check_usable_beside_layers(file: LoraFile) -> None:
+    """As `check_usable`, for tools that find NaN and infinity in layers while they compute with these.
+
+    Such a tool calls `check_usable` after an error, whose message names the file.
+    """
+    check_usable(replace(file, adapters={}))
+
+
+def open_source(verb: str, file: LoraFile, *, finds_non_finite: bool = False) -> tuple[LoraFile, ToolReport]:
     """The file without its damaged layers, and a new report that names them and the keys that were not understood.
+
+    Args:
+        verb: the command's name.
+        file: the file.
+        finds_non_finite: whether the tool checks layers itself: see `check_usable_beside_layers`.
 
     Raises:
         ToolError: as `check_usable`.
     """
     sound = file.without_damaged()
-    check_usable(sound)
+    (check_usable_beside_layers if finds_non_finite else check_usable)(sound)
     report = ToolReport(verb, not_understood={file.name: file.unrecognized_keys} if file.unrecognized_keys else {})
     report.add_source_notes(file.name, file)
     return sound, report
@@ -281,6 +301,7 @@ __all__ = [
     "LayerChange",
     "change_of",
     "check_usable",
+    "check_usable_beside_layers",
     "in_kohya_format",
     "is_key_format_entry",
     "is_wide_kernel_shape",

@@ -33,7 +33,7 @@ from ..layer_names import LayerId
 from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
 from .constant_alpha import with_constant_alphas
-from .layer_changes import change_of, check_usable
+from .layer_changes import change_of, check_usable, check_usable_beside_layers
 from .lora_add_words import merge_arguments
 from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, merge_layer
 from .report import ToolReport, note_unused_options
@@ -84,6 +84,8 @@ def merge_loras(
         try:
             made = merge_layer(layer_id, [p for p in parts if p.weight], options, dtype, report)
         except (FitError, ToolError) as error:
+            for spec in specs:
+                check_usable(spec.file.without_damaged())
             raise _merge_error(layer_id, error, specs) from None
         if made is not None:
             adapters[layer_id] = made
@@ -119,7 +121,7 @@ def _specs(
     labels = [str(f.path or f.name) if names.count(f.name) > 1 else f.name for f in files]
     specs = []
     for i, file in enumerate(files):
-        check_usable(file.without_damaged())
+        check_usable_beside_layers(file.without_damaged())
         ratio = float(ratios[i]) if ratios is not None else 1.0
         specs.append(
             AdapterSpec(file, te=ratio, unet=ratio, blocks=blocks[i] if blocks else UNIFORM_WEIGHTS, name=labels[i])

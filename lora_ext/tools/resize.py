@@ -21,7 +21,14 @@ from ..layer_names import LayerId
 from ..progress import Track, no_progress
 from ..rank_reduction import RankRule
 from .constant_alpha import alphas_at_new_ranks, with_constant_alphas
-from .layer_changes import change_of, make_lora_adapter, make_stored_adapter, open_source, with_adapters
+from .layer_changes import (
+    change_of,
+    check_usable,
+    make_lora_adapter,
+    make_stored_adapter,
+    open_source,
+    with_adapters,
+)
 from .many_files import run_tool
 from .report import LayerReport, ToolReport
 from .result_metadata import (
@@ -67,14 +74,18 @@ def resize_lora(
         ToolError: a rank, method or parameter out of range, NaN (naming the layer), or no layer that can be resized.
     """
     ranks = rank_rules(new_rank, new_conv_rank, dynamic_method, dynamic_param)
-    file, report = open_source("resize", file)
+    file, report = open_source("resize", file, finds_non_finite=True)
     if dynamic_method is None and dynamic_param is not None:
         report.add_note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[LayerId, Adapter] = {}
     alphas = alphas_at_new_ranks(file.adapters, new_rank, dynamic_method is not None)
-    for layer_id in track(list(file.adapters), "resize"):
-        alpha = alphas.get(layer_id.part)
-        adapters[layer_id] = _resized(file, layer_id, ranks, alpha, dtype, torch.device(device), report)
+    try:
+        for layer_id in track(list(file.adapters), "resize"):
+            alpha = alphas.get(layer_id.part)
+            adapters[layer_id] = _resized(file, layer_id, ranks, alpha, dtype, torch.device(device), report)
+    except ToolError:
+        check_usable(file)
+        raise
     adapters = with_constant_alphas(adapters, report)
     if not report.layers:
         raise ToolError(
