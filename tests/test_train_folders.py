@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.data.dataset_folders import find_subsets
 from lora_ext.train.data.dataset_scan import scan_dataset
 from lora_ext.train.data.subset import check_folder
@@ -40,13 +42,41 @@ def test_concepts_with_repeats(tmp_path: Path) -> None:
         ("3_style_two", 3, "style_two", 1),
     ]
     text = "\n".join(said)
-    assert "1 pictures directly in" in text and "'notes'" in text and "'0_off'" in text and "5_empty" in text
+    assert "1 pictures directly in" in text and "'notes'" in text and "5_empty" in text
+    assert "0_off has 0 repeats, so none of its pictures is used" in text and "'0_off'" not in text
     pictures = scan_dataset(found).images
     assert [(p.path.name, p.caption, p.has_caption) for p in pictures] == [
         ("a.PNG", "a red dog", False),
         ("b.png", "dog, sitting", True),
         ("x.jpg", "style_two", False),
     ]
+
+
+def test_a_picked_folder_keeps_its_repeats(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "3_my dog" / "a.png").parent
+    (found,) = find_subsets(Recipe(train_data_dir=str(folder)))
+    assert (found.repeats, found.concept) == (3, "my dog")
+    (found,) = find_subsets(Recipe(train_data_dir=str(folder), dataset_repeats=7, instance_prompt="sks"))
+    assert (found.repeats, found.concept) == (7, "sks")
+
+
+def test_regularisation_is_balanced_in_each_dataset(tmp_path: Path) -> None:
+    """As in kohya's scripts; one without training pictures has none, which is said."""
+    for name, count in (("a", 5), ("reg_a", 2), ("b", 1), ("reg_b", 3), ("reg_c", 2)):
+        for number in range(count):
+            draw(tmp_path / name / f"{number}.png", colour=f"#{count}{number}0000"[:7])
+    table = "[[datasets]]\n{}".format
+    subset = "[[datasets.subsets]]\nimage_dir = '{}'\nis_reg = {}\n".format
+    text = table(subset("a", "false") + subset("reg_a", "true")) + table(subset("b", "false") + subset("reg_b", "true"))
+    (tmp_path / "x.toml").write_text(text + table(subset("reg_c", "true")))
+    said: list[str] = []
+    data = Dataset.from_recipe(Recipe(dataset_config=str(tmp_path / "x.toml"), resolution="64"), notify=said.append)
+    for epoch in range(3):
+        names = [data.images[item.image].path.parent.name for item in data.sample_order.epoch_items(epoch)]
+        assert Counter(names) == {"a": 5, "reg_a": 5, "b": 1, "reg_b": 1}
+    used = {item.image for epoch in range(3) for item in data.sample_order.epoch_items(epoch)}
+    assert len(used) == 5 + 2 + 1 + 3  # the next epoch goes on where the last one ended
+    assert any("dataset 3: its regularisation pictures are not used" in sentence for sentence in said)
 
 
 def test_a_plain_folder_and_regularisation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,9 +15,12 @@ from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
+from lora_ext.file.saving import save_lora_file
 from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.train.network.trainable_network import TrainableNetwork
+from lora_ext.train.run.setup import build_network, fit_to_network_weights
 from lora_ext.training.standalone_run import SilentHost, train
-from lora_ext.training.train_command import main
+from lora_ext.training.train_command import main, with_unused_name
 
 SHORT: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 2, "network_include": ("*mid_block*to_q",)}
 
@@ -106,6 +110,37 @@ def test_words_of_kohya_and_diffusers() -> None:
     made = recipe_from_settings({"huggingface_repo_id": "me/lora", "huggingface_repo_type": "model"})
     assert made.push_to_hub and made.hub_model_id == "me/lora"
     assert not recipe_from_settings({"huggingface_repo_id": ""}).push_to_hub
+
+
+def test_an_existing_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_from_settings({"output_dir": str(tmp_path), "output_name": "x"})
+    assert with_unused_name(recipe) == recipe
+    for name in ("x", "x-2"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert with_unused_name(recipe).output_name == "x-3" and "x.safetensors exists" in capsys.readouterr().err
+    assert with_unused_name(replace(recipe, resume="state")).output_name == "x"
+    assert with_unused_name(replace(recipe, save_model_as="pt")).output_name == "x"
+
+
+def test_a_name_must_leave_room_for_those_of_states() -> None:
+    assert recipe_from_settings({"output_name": "é" * 110}).output_name
+    with pytest.raises(TrainError, match="output_name has 240 bytes, too many for a file's name; use at most 222"):
+        recipe_from_settings({"output_name": "é" * 120})
+
+
+def test_weights_of_a_c3lier_choose_c3lier(tmp_path: Path) -> None:
+    model = tiny_model()
+    made = recipe_from_settings(
+        {"network_module": "c3lier", "network_dim": 3, "conv_dim": 2, "network_include": "*mid*"}
+    )
+    save_lora_file(TrainableNetwork({"unet": model.parts()["unet"]}, made).to_lora_file(), tmp_path / "a.safetensors")
+    said: list[str] = []
+    plain = recipe_from_settings({"network_weights": str(tmp_path / "a.safetensors"), "dim_from_weights": True})
+    found = fit_to_network_weights(plain, said.append)
+    assert (found.network_module, found.conv_dim) == ("c3lier", 2) and "a has" in said[0]
+    assert fit_to_network_weights(replace(plain, dim_from_weights=False), said.append).network_module == "lierla"
+    network = build_network({"unet": model.parts()["unet"]}, replace(found, seed=1), said.append)
+    assert not network.untrained_layers and len(said) == 1
 
 
 def test_a_dataset_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,7 +128,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
-    return run_recipe(recipe, args)
+    return run_recipe(with_unused_name(recipe), args)
+
+
+def with_unused_name(recipe: Recipe) -> Recipe:
+    """The recipe with a number after `output_name` where that file exists, unless the run resumes one."""
+    folder, suffix = Path(str(recipe.output_dir)), recipe.save_model_as
+    if recipe.resume or not (folder / f"{recipe.output_name}.{suffix}").exists():
+        return recipe
+    names = (f"{recipe.output_name}-{number}" for number in itertools.count(2))
+    name = next(name for name in names if not (folder / f"{name}.{suffix}").exists())
+    print(f"{folder / recipe.output_name}.{suffix} exists: the results are named {name}", file=sys.stderr)
+    return replace(recipe, output_name=name)
 
 
 def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableModel | None = None) -> int:

@@ -16,6 +16,9 @@ from .recipe import Recipe
 from .recipe_option import MAX_SIDE_PIXELS
 from .saving_options import saving_problems
 
+_LONGEST_NAME = 255 - len("-step00000001-state-12345678.part")
+"""Bytes of an output_name with which states and the files before them still have names that systems accept."""
+
 
 def check_recipe(recipe: Recipe) -> Recipe:
     """Checks that settings do not contradict each other.
@@ -202,6 +205,8 @@ def _rest(r: Recipe) -> Iterator[str]:
     bad = re.search(r'[\\/:*?"<>|\x00-\x1f]', r.output_name)
     if bad or not r.output_name.strip(". "):
         yield f"output_name {r.output_name!r} cannot be a file's name; use letters, digits, - and _"
+    if (length := len(r.output_name.encode(errors="replace"))) > _LONGEST_NAME:
+        yield f"output_name has {length} bytes, too many for a file's name; use at most {_LONGEST_NAME}"
     if r.token_string is not None:
         yield from _token_string(r.token_string, r.caption_separator)
     if r.init_word and not r.token_string:

@@ -102,10 +102,17 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
             if not found[-1].files:
                 notify(f"{folder} has no pictures")
         elif _has_images(folder):
-            left_out.append(folder.name)
+            if match:
+                notify(f"{folder.name} has 0 repeats, so none of its pictures is used; begin its name with 1 or more")
+            else:
+                left_out.append(folder.name)
     plain = [path for path in root.iterdir() if is_image_file(path)]
     if not found and (plain or find_caption_list(root)):
-        found.append(load_subset(root, recipe, recipe.dataset_repeats, prompt or "", regularisation))
+        repeats, concept = recipe.dataset_repeats, prompt or ""
+        match = _REPEATS.fullmatch(root.name)
+        if match and int(match[1]) and repeats == 1:  # such a folder itself was given, not the one that holds it
+            repeats, concept = int(match[1]), prompt or concept_of_folder(root)
+        found.append(load_subset(root, recipe, repeats, concept, regularisation))
     elif plain and found:
         notify(f"{len(plain)} pictures directly in {root} are not used, because it has folders such as {found[0].name}")
     listed = {path.parent for subset in found for path in subset.files}

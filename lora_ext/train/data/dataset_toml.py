@@ -49,25 +49,31 @@ def load_dataset_toml(path: Path, recipe: Recipe, notify: Callable[[str], None])
     _check_names(content, ("general", "datasets"), f"{path}")
     general = _table(content.get("general", {}), f"{path}, [general]")
     found = []
-    for number, where, options in _merged_subset_tables(content, path):
+    for number, dataset, where, options in _merged_subset_tables(content, path):
         own = {name: options.pop(name) for name in SUBSET_ONLY_OPTIONS if name in options}
         local = _with_options(_with_options(recipe, general, f"{path}, [general]"), options, where)
-        found.append(_subset(path, where, own, local))
+        found.append(replace(_subset(path, where, own, local), dataset=dataset))
         if not found[-1].files:
             notify(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures")
+    trained = {subset.dataset for subset in found if not subset.regularisation}
+    for number in sorted({subset.dataset for subset in found if subset.files} - trained):
+        notify(
+            f"{path.name}, dataset {number}: its regularisation pictures are not used, because it has no others, whose "
+            "number theirs would be"
+        )
     if not found:
         raise TrainError(f"{path} names no pictures: it needs [[datasets]] with [[datasets.subsets]] and an image_dir")
     return found
 
 
-def _merged_subset_tables(content: Mapping[str, Any], path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(number, where, options of its dataset and itself) of each subset."""
+def _merged_subset_tables(content: Mapping[str, Any], path: Path) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
+    """(number, number of its data set, where, options of its dataset and itself) of each subset."""
     number = 0
     for index, dataset in enumerate(_tables(content.get("datasets", []), f"{path}, [[datasets]]"), 1):
         shared = {name: value for name, value in dataset.items() if name != "subsets"}
         for subset in _tables(dataset.get("subsets", []), f"{path}, [[datasets.subsets]]"):
             number += 1
-            yield number, f"{path}, dataset {index}, subset {number}", {**shared, **subset}
+            yield number, index, f"{path}, dataset {index}, subset {number}", {**shared, **subset}
 
 
 def _table(value: object, where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -69,8 +69,8 @@ def keyed_random_number(*key: object) -> int:
 class SampleOrder:
     """The batches of every epoch. Epochs count from 0.
 
-    An epoch has as many regularisation images as training images with their repeats. If there are more regularisation
-    images than that, the next epoch continues where the last one ended.
+    An epoch has as many regularisation images as training images with their repeats, in each data set as in kohya's
+    scripts. If there are more regularisation images than that, the next epoch continues where the last one ended.
 
     Args:
         subsets: The folders, with their repeats and batch sizes.
@@ -83,44 +83,50 @@ class SampleOrder:
 
     def __init__(self, subsets: Sequence[Subset], images: Sequence[DatasetImage], seed: int) -> None:
         self.subsets, self.images, self.seed = subsets, images, seed
-        self.training_items = [
-            ImageRepeat(index, repeat)
-            for index, image in enumerate(images)
-            if not subsets[image.subset].regularisation
-            for repeat in range(subsets[image.subset].repeats)
-        ]
-        self.regularisation_images = [
-            index
-            for index, image in enumerate(images)
-            if subsets[image.subset].regularisation
-            for _ in range(subsets[image.subset].repeats)
+        self.training_items = self._items(range(len(images)), regularisation=False)
+        self._by_dataset = [
+            (number, self._items(own, regularisation=False), [item.image for item in self._items(own, True)])
+            for number in sorted({subset.dataset for subset in subsets})
+            for own in [[i for i, image in enumerate(images) if subsets[image.subset].dataset == number]]
         ]
         self._batches = lru_cache(maxsize=2)(self._epoch)
         self.batch_count = lru_cache(maxsize=None)(self._count)
 
+    def _items(self, indices: Iterable[int], regularisation: bool) -> list[ImageRepeat]:
+        """The repeats of some images, training or regularisation images."""
+        return [
+            ImageRepeat(index, repeat)
+            for index in indices
+            for subset in [self.subsets[self.images[index].subset]]
+            if subset.regularisation == regularisation
+            for repeat in range(subset.repeats)
+        ]
+
     @property
     def varies(self) -> bool:
         """Whether epochs use different images."""
-        return bool(self.regularisation_images) and len(self.training_items) % len(self.regularisation_images) != 0
+        return any(kept and len(trained) % len(kept) for _, trained, kept in self._by_dataset)
 
     def epoch_items(self, epoch: int) -> list[ImageRepeat]:
         """All items of an epoch, in no particular order."""
-        return self.training_items + self._regularisation_items(epoch)
+        kept = (self._regularisation_items(epoch, *row) for row in self._by_dataset)
+        return self.training_items + [item for items in kept for item in items]
 
-    def _regularisation_items(self, epoch: int) -> list[ImageRepeat]:
-        needed, have = len(self.training_items), len(self.regularisation_images)
+    def _regularisation_items(
+        self, epoch: int, dataset: int, trained: Sequence[ImageRepeat], images: Sequence[int]
+    ) -> list[ImageRepeat]:
+        needed, have = len(trained), len(images)
         if not have:
             return []
         items, repeats_by_image = [], defaultdict[int, int](int)
+        # the first data set's key is that of runs that were saved before data sets were told apart
+        key = (self.seed, "regularisation", *([dataset] if dataset > self._by_dataset[0][0] else []))
+        shuffled = lru_cache(maxsize=1)(lambda number: _shuffled(images, *key, number))  # the n-th pass over all
         for place in range(epoch * needed, (epoch + 1) * needed):
-            image = self._regularisation_pass(place // have)[place % have]
+            image = shuffled(place // have)[place % have]
             items.append(ImageRepeat(image, repeats_by_image[image]))
             repeats_by_image[image] += 1
         return items
-
-    def _regularisation_pass(self, number: int) -> list[int]:
-        """The regularisation images in the order of the n-th pass over all of them."""
-        return _shuffled(self.regularisation_images, self.seed, "regularisation", number)
 
     def epoch_batches(self, epoch: int, world_size: int = 1) -> tuple[GlobalBatch, ...]:
         """The batches of an epoch, in order, for `world_size` processes together."""

@@ -36,6 +36,7 @@ class Subset:
         loss_weight: Factor on each image's loss.
         masks: The folder of masks.
         listed_captions: Image → caption, where a caption list gives them.
+        dataset: Number of its data set; regularisation images are as many as the training images of their data set.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Subset:
     loss_weight: float = 1.0
     masks: Path | None = None
     listed_captions: Mapping[Path, str] = field(default_factory=dict, hash=False)
+    dataset: int = 0
 
     @property
     def name(self) -> str:

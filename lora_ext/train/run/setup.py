@@ -19,6 +19,7 @@ from ...file.loading import load_lora_file
 from ...inject import BAKED
 from ...progress import Track
 from ...protocols import HostInterface, SampleSpec, TrainableModel, TrainingModelOptions
+from ..config.layer_choice import is_wider_than_1x1
 from ..config.optimizers import optimizer_class_and_settings
 from ..config.recipe import Recipe
 from ..config.recipe_check import recipe_advice
@@ -79,6 +80,18 @@ def create_output_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"--output_dir {folder} cannot be created: {error.strerror or error}") from error
+
+
+def fit_to_network_weights(recipe: Recipe, notify: Callable[[str], None]) -> Recipe:
+    """With `dim_from_weights`, a file with 3x3 layers makes LierLa a C3Lier; other recipes stay as they are."""
+    if not (recipe.dim_from_weights and recipe.network_weights and recipe.network_module == "lierla"):
+        return recipe
+    file = load_lora_file(Path(recipe.network_weights))
+    wide = [adapter.rank for adapter in file.adapters.values() if is_wider_than_1x1(adapter.delta_shape() or ())]
+    if not wide:
+        return recipe
+    notify(f"dim_from_weights: {file.name} has {len(wide)} layers with 3x3 kernels, so network_module is c3lier")
+    return replace(recipe, network_module="c3lier", conv_dim=wide[0])
 
 
 def choose_run_seed(recipe: Recipe, resumed: TrainingState | None, process_group: ProcessGroup) -> int:

@@ -117,7 +117,7 @@ class TrainingRun:
         setup.create_output_folder(self.folder)
         resumed = resume.load_resumed_state(recipe, self.reporter.notify)
         self.state.seed = setup.choose_run_seed(recipe, resumed, group)
-        recipe = self.recipe = replace(recipe, seed=self.state.seed)
+        recipe = self.recipe = setup.fit_to_network_weights(replace(recipe, seed=self.state.seed), self.reporter.notify)
         stack.enter_context(self.model.prepared_for_training(setup.training_model_options(recipe)))
         if recipe.base_weights or recipe.diff_load_1st_pass:
             stack.enter_context(setup.apply_base_weights(self.model, recipe, self.reporter.notify))
