@@ -20,6 +20,7 @@ from ..file.preset_file import load_preset_files
 from ..fit_report import FitReport
 from ..generate import GenerationReport, Settings, embedded_model, generate, load_settings_model
 from ..generate.image_renderer import StandaloneImageRenderer
+from ..host.standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
 from ..host.standalone.model import StandaloneModel
 from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLERS
 from ..host.standalone.trainable_model import StandaloneTrainableModel
@@ -98,8 +99,8 @@ class StandaloneBackend:
         return ""
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:
-        """None on the page; `python -m lora_ext caption` describes pictures."""
-        return {}
+        """Those in the folder `captioners` of the data folder."""
+        return find_captioners([self._folders.data / CAPTIONERS_FOLDER])
 
     def choices(self) -> dict[str, list[str]]:
         """Samplers, schedules and checkpoints."""

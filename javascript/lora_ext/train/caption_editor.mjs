@@ -84,7 +84,12 @@ function captionerSelect(captioners) {
 /** What is shown where nothing describes pictures: the command that does. */
 function captionCommand() {
     const command = "python -m lora_ext caption --recursive DIR";
-    return note(t("Captions can be written by a BLIP model on this computer, with the command {0}", command));
+    const text = t(
+        "A tagger (a folder with model.onnx and selected_tags.csv) or a BLIP model in the folder captioners of the " +
+            "data folder can be chosen here. Those elsewhere are used with the command {0}",
+        command,
+    );
+    return note(text);
 }
 
 /**
@@ -102,7 +107,11 @@ export function describePictures(dataset, captioners, describe) {
         "details",
         {},
         heading,
-        field(t("Describe by"), pick, t("The web UI loads the model, and downloads it where it is missing")),
+        field(
+            t("Describe by"),
+            pick,
+            t("The model is loaded first; of missing ones only the web UI's own are downloaded"),
+        ),
         checkbox(
             t("replace captions"),
             false,

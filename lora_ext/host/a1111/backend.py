@@ -19,6 +19,7 @@ from ...file.lora_library import LoraLibrary
 from ...fit_report import FitReport
 from ...protocols import TagInsertion, TrainableModel, UserFolders
 from ...train.data.captioning import ImageCaptioner
+from ..standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
 from .model_loading import load_chosen_model
@@ -127,8 +128,10 @@ class A1111Backend:
         raise LoraError("the web UI generates images in txt2img and img2img, not in this tab")
 
     def image_captioners(self) -> Mapping[str, ImageCaptioner]:
-        """Returns the web UI's own interrogators."""
-        return interrogators()
+        """Returns the web UI's own interrogators, then the captioners in the folder `captioners` of the data folder."""
+        own = interrogators()
+        more = find_captioners([self.host_interface.data_dir() / CAPTIONERS_FOLDER])
+        return own | {name: describe for name, describe in more.items() if name not in own}
 
     def choices(self) -> dict[str, list[str]]:
         """Returns samplers, schedules, and checkpoints by their path in their folder."""
