@@ -11,7 +11,13 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-PAGE = ("style.css", "javascript/lora_ext/**/*.mjs", "localizations/*.json", "docs/guide/troubleshooting.md")
+PAGE = (
+    "style.css",
+    "javascript/lora_ext/**/*.mjs",
+    "localizations/*.json",
+    "docs/guide/troubleshooting.md",
+    "docs/guide/images/regularisation.png",
+)
 
 
 class BuildWithPage(build_py):

@@ -46,3 +46,5 @@ def fill_in_an_object(page: Any, panel: Any, *, repeats: int) -> None:
     panel.get_by_text("All settings, and why").click()
     panel.get_by_label("epochs", exact=True).fill("2")  # the test has no time for more
     panel.get_by_label("dataset repeats").fill(str(repeats))
+    panel.get_by_text("What regularisation does").click()
+    panel.get_by_label("number of regularisation pictures").fill("3")

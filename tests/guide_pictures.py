@@ -141,13 +141,13 @@ def start_here(page: Any, language: str) -> None:
     panel.locator(".lx-taken img").nth(19).wait_for()
     save(cards.nth(0), f"start-what-{language}")
     save(cards.nth(1), f"start-pictures-{language}")
-    panel.locator(".lx-captions summary").click()
+    panel.locator(".lx-captions > summary").click()
     panel.locator(".lx-captions img").first.wait_for()
     save(panel.locator(".lx-captions"), f"start-captions-{language}", top=430)
-    panel.locator(".lx-captions summary").click()
-    reasons = cards.nth(2).locator("details").first
+    panel.locator(".lx-captions > summary").click()
+    reasons = cards.nth(2).locator("details:not(.lx-regularisation *)").first
     reasons.locator("summary").click()
-    save(cards.nth(2), f"start-settings-{language}", top=560)
+    save(cards.nth(2), f"start-settings-{language}", top=620)
     reasons.locator("summary").click()
 
 

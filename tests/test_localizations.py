@@ -12,7 +12,9 @@ import pytest
 
 from lora_ext.compare.axes import AXIS_KINDS
 from lora_ext.train.config.recipe import recipe_options
-from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, TrainingSituation, suggest_settings
+from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
+from lora_ext.train.config.suggested_regularisation import offer_regularisation
+from lora_ext.train.config.suggested_setting import TrainingSituation
 from lora_ext.web.mount import LANGUAGES
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +74,9 @@ def reasons() -> set[str]:
         for family, side, free in (("SD1", 64, 0.0), ("SD1", 512, 0.0), ("SDXL", 1024, 8.0), ("SDXL", 1024, 80.0)):
             for on_gpu in (False, True):
                 situation = TrainingSituation(kind, 20, 2, family, side, free * 2**30, on_gpu)
-                for row in suggest_settings(situation).values():
+                offers = [offer_regularisation(situation, "", have) for have in (0, 1000)]
+                told = [*(offer.choice for offer in offers), *offers[0].settings.values()]
+                for row in (*suggest_settings(situation).values(), *told):
                     found |= {row.template, *(value for value in row.values if isinstance(value, str))} - {
                         "SD1",
                         "SDXL",

@@ -12,6 +12,8 @@ from test_train_folders import draw
 from lora_ext.errors import TrainError
 from lora_ext.protocols import SampleSpec
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.dataset_folders import find_subsets
+from lora_ext.train.data.dataset_scan import scan_dataset
 from lora_ext.train.run.regularisation_images import generate_missing_images, missing_regularisation_images
 
 
@@ -69,3 +71,25 @@ def test_not_asked_or_not_possible(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "none" / "notes").mkdir(parents=True)
     with pytest.raises(TrainError, match="that names a class, such as '1_dog'"):
         missing_regularisation_images(replace(recipe, reg_data_dir=str(tmp_path / "none")), 1)
+
+
+def test_words_of_a_class_are_chosen_for_each_image_and_are_its_caption(tmp_path: Path) -> None:
+    """The folder is made; a fourth of the images has no caption, and the prefix of the trained ones is not theirs."""
+    draw(tmp_path / "train" / "2_mug" / "a.png")
+    root = tmp_path / "data" / "reg"
+    recipe = Recipe(
+        train_data_dir=str(tmp_path / "train"), reg_data_dir=str(root), reg_generate=True, num_class_images=40,
+        class_prompt="a {red|blue} {cup|plate}", prior_loss_target="model", caption_prefix="sks", resolution="64,32",
+    )  # fmt: skip
+    assert [subset.name for subset in find_subsets(recipe)] == ["2_mug"]  # nothing is drawn yet
+    model = Model()
+    assert generate_missing_images(missing_regularisation_images(recipe, 1), model, recipe.size()) == 40
+    prompts = {spec.prompt for spec in model.asked}
+    assert prompts == {f"a {colour} {thing}" for colour in ("red", "blue") for thing in ("cup", "plate")}
+    subset = find_subsets(recipe)[1]
+    assert (subset.regularisation, subset.caption_rules.caption_prefix) == (True, None)
+    captions = [image.caption for image in scan_dataset(find_subsets(recipe)).images if image.subset == 1]
+    assert set(captions) == prompts | {""} and 4 <= captions.count("") <= 16
+    assert [text or spec.prompt for text, spec in zip(captions, model.asked, strict=True)] == [
+        spec.prompt for spec in model.asked
+    ]

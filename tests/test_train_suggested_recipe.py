@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -11,7 +12,10 @@ from PIL import Image
 from lora_ext.cli import main
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.train.config.recipe_io import recipe_from_settings
-from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, TrainingSituation, suggest_settings
+from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
+from lora_ext.train.config.suggested_regularisation import offer_regularisation
+from lora_ext.train.config.suggested_setting import TrainingSituation
+from lora_ext.training.settings_for_pictures import regularisation_folder_name
 
 TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
 
@@ -67,7 +71,32 @@ def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureF
     assert "c.png is the same picture as a.png" in told
     assert "max_train_epochs = 1: as given" in told
     assert "caption_prefix = mycat: 3 pictures have no caption with the trigger word" in told
+    assert "regularisation yes: 100 pictures are drawn first" in told
+    assert f"reg_data_dir = {tmp_path / 'regularisation-concept-embedded-sd1'}: later runs" in told
     assert not out.exists()
-    assert main(asked) == 0
+    assert main([*asked, "--dry_run", "--regularisation", "no"]) == 0 and "reg_" not in capsys.readouterr().err
+    assert main([*asked, "--num_class_images", "2"]) == 0
+    assert len(list((tmp_path / "regularisation-concept-embedded-sd1").glob("*.png"))) == 2
     assert (out / "mycat.safetensors").is_file()
     assert (out / "mycat-prompts.txt").read_text(encoding="utf-8") == "mycat --d 1\n"
+
+
+def test_regularisation_is_offered_where_it_is_worth_its_time() -> None:
+    small, large = replace(TWENTY, native_size=64), replace(TWENTY, on_gpu=True)
+    for situation, found, on in ((small, 0, True), (large, 0, True), (TWENTY, 0, False), (TWENTY, 100, True)):
+        assert offer_regularisation(situation, "reg", found).choice.value is on
+    assert not offer_regularisation(replace(large, kind="style"), "reg", 0).choice.value
+    offer = offer_regularisation(large, "reg", 40)
+    assert offer.choice.reason.startswith("60 pictures are drawn first")
+    recipe = recipe_from_settings({"train_data_dir": "x", **{name: row.value for name, row in offer.settings.items()}})
+    assert (recipe.reg_data_dir, recipe.reg_generate, recipe.prior_loss_target) == ("reg", True, "model")
+    assert offer.settings["class_prompt"].value != offer_regularisation(small, "reg", 0).settings["class_prompt"].value
+
+
+@pytest.mark.parametrize(
+    ("model_name", "folder"),
+    [("v1-5.ckpt", "v1-5"), ("a/sd.v1.5", "sd-v1-5"), ("b\\..\\モデル.safetensors", "SD1"), ("", "SD1"), ("..", "SD1")],
+)
+def test_the_folder_of_regularisation_pictures_is_named_by_the_model(model_name: str, folder: str) -> None:
+    model = SimpleNamespace(metadata=lambda: {"ss_sd_model_name": model_name}, family="SD1")
+    assert regularisation_folder_name("person", model) == f"regularisation-person-{folder}"  # type: ignore[arg-type]

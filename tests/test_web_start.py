@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from test_web import Client
 
 from lora_ext.embedded import CHECKPOINT
+from lora_ext.errors import FileError
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.web import upload_files
@@ -268,6 +269,19 @@ def test_settings_are_suggested_with_reasons_and_make_a_recipe(api: Client) -> N
     settings = {**values, "output_name": "mycat", "train_data_dir": "cat", "metadata_trigger_phrase": "mycat"}
     assert TrainingRuns(api.app_state).recipe_from_form(settings).max_train_epochs == 10
     assert str(api.root) not in json.dumps(found)
+    offer = found["regularisation"]
+    assert offer["on"] and offer["reason"].startswith("100 pictures are drawn first")
+    settings |= {row["name"]: row["value"] for row in offer["settings"]}
+    runs = TrainingRuns(api.app_state)
+    folder = api.root / "datasets" / "regularisation-object-embedded-sd1"
+    assert runs.recipe_from_form(settings).reg_data_dir == str(folder) and not folder.exists()
+    for wrong in ("../x", "x/../../y", str(api.root), "con"):
+        with pytest.raises(FileError):
+            runs.recipe_from_form({**settings, "reg_data_dir": wrong})
+    if os.name != "nt":  # links need rights there
+        folder.symlink_to(api.root, target_is_directory=True)
+        with pytest.raises(FileError, match="link"):
+            runs.recipe_from_form(settings)
 
 
 def test_a_kind_or_data_set_that_is_none_is_refused(api: Client) -> None:

@@ -719,6 +719,20 @@ export interface MovedFiles {
 export interface NothingLive {
 }
 
+/** Pictures that keep other prompts as they are, drawn where they are missing. */
+export interface OfferedRegularisation {
+    /** Whether they suit this run. */
+    on: boolean;
+    /** One sentence that says why, or why not, in English. */
+    reason: string;
+    /** The sentence with {0}, {1} … for `values`, to be translated. */
+    template: string;
+    /** What stands there. */
+    values: (string | number)[];
+    /** The options that it takes. */
+    settings: SettingWithReason[];
+}
+
 /** A picture below the output folder. */
 export interface OutputImage {
     /** Its path below the output folder. */
@@ -1196,6 +1210,8 @@ export interface SplitReportData {
 export interface SuggestedTraining {
     /** The options that are not at their defaults. */
     settings: SettingWithReason[];
+    /** Pictures that keep other prompts as they are. */
+    regularisation: OfferedRegularisation;
     /** Sample prompts, one a line. */
     prompts: string;
     /** How many pictures can be read. */

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TrainError
 from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
-from ..train.config.suggested_recipe import SuggestedSetting, TrainingSituation, suggest_settings
+from ..train.config.suggested_recipe import suggest_settings
+from ..train.config.suggested_regularisation import RegularisationOffer, offer_regularisation
+from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation
 from ..train.data.dataset_folders import find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
+from ..train.data.image_files import is_image_file
 from ..train.run.memory_plan import available_bytes
+
+
+@dataclass(frozen=True)
+class SuggestionForPictures:
+    """Suggested settings of a run.
+
+    Attributes:
+        settings: Option → value and reason; other options keep their defaults.
+        regularisation: Whether regularisation suits it, and its settings.
+    """
+
+    settings: dict[str, SuggestedSetting]
+    regularisation: RegularisationOffer
 
 
 def scan_picture_folder(folder: Path) -> DatasetScan:
@@ -40,9 +58,16 @@ def duplicate_pictures(scan: DatasetScan) -> list[tuple[Path, Path]]:
     return [(path, first) for path, first in pairs if path != first]
 
 
+def regularisation_folder_name(kind: str, model: TrainableModel) -> str:
+    """The folder of regularisation pictures that all runs of a kind with one model share."""
+    name = str(model.metadata().get("ss_sd_model_name", "")).replace("\\", "/").rpartition("/")[2]
+    stem = re.sub(r"\.(safetensors|ckpt|pt)$", "", name)  # a folder of diffusers may be called v1.5
+    return f"regularisation-{kind}-" + (re.sub(r"[^\w-]+", "-", stem, flags=re.ASCII).strip("-")[:80] or model.family)
+
+
 def suggest_for_pictures(
-    kind: str, scan: DatasetScan, model: TrainableModel, trigger: str
-) -> dict[str, SuggestedSetting]:
+    kind: str, scan: DatasetScan, model: TrainableModel, trigger: str, folder: Path, folder_option: str
+) -> SuggestionForPictures:
     """Suggests settings for the pictures and the model.
 
     Args:
@@ -50,14 +75,20 @@ def suggest_for_pictures(
         scan: The pictures.
         model: The model that is trained.
         trigger: The word that calls what is learned.
+        folder: Where its regularisation pictures are, or will be (`regularisation_folder_name`).
+        folder_option: The same, as `reg_data_dir` names it.
 
     Returns:
-        Option → value and reason; other options keep their defaults.
+        The suggestion.
 
     Raises:
         ValueError: The kind is unknown.
     """
-    return suggest_settings(_situation(kind, scan, model)) | _captions(scan, trigger)
+    situation = _situation(kind, scan, model)
+    found = sum(map(is_image_file, folder.iterdir())) if folder.is_dir() else 0
+    return SuggestionForPictures(
+        suggest_settings(situation) | _captions(scan, trigger), offer_regularisation(situation, folder_option, found)
+    )
 
 
 def sample_prompt_line(trigger: str) -> str:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import TrainError
+from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_arguments, recipe_from_settings, recipe_parser
 from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
+from ..train.config.suggested_setting import SuggestedSetting
 from ..train.data.dataset_scan import DatasetScan
-from .settings_for_pictures import duplicate_pictures, sample_prompt_line, scan_picture_folder, suggest_for_pictures
+from .settings_for_pictures import (
+    duplicate_pictures,
+    regularisation_folder_name,
+    sample_prompt_line,
+    scan_picture_folder,
+    suggest_for_pictures,
+)
 from .standalone_run import open_trainable_model
 from .train_command import run_recipe
 
@@ -24,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="name of the LoRA file")
     parser.add_argument("--kind", choices=KINDS_OF_CONCEPT, default="concept", help="what is taught")
     parser.add_argument("--trigger", help="word that calls it in prompts; the name without it")
+    parser.add_argument(
+        "--regularisation", choices=("auto", "yes", "no"), default="auto",
+        help="pictures that keep other prompts as they are, drawn where they are missing",
+    )  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="print the settings and their reasons, and exit")
     parser.add_argument("--no_compare", action="store_true", help="no sheet of epochs and weights at the end")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
@@ -37,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scan = _scan(args.pictures)
     asked = recipe_from_arguments(args)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
-    suggested = suggest_for_pictures(args.kind, scan, model, trigger)
+    suggested = _suggested_settings(args, asked, model, scan, trigger)
     own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
     own["metadata_trigger_phrase"] = trigger
     base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
@@ -51,6 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = _with_sample_prompt(recipe, trigger)
     # the model was loaded before its precision was suggested
     return run_recipe(recipe, args, model if recipe.mixed_precision == asked.mixed_precision else None)
+
+
+def _suggested_settings(
+    args: Namespace, asked: Recipe, model: TrainableModel, scan: DatasetScan, trigger: str
+) -> dict[str, SuggestedSetting]:
+    """The settings that suit the pictures; those of regularisation where it is wanted and the user has set none."""
+    folder = Path(asked.output_dir or args.name).parent / regularisation_folder_name(args.kind, model)
+    found = suggest_for_pictures(args.kind, scan, model, trigger, folder, str(folder))
+    offer, wish = found.regularisation, args.regularisation
+    if asked.reg_data_dir is not None or wish == "no":
+        return found.settings
+    if wish == "auto":
+        print(f"regularisation {'yes' if offer.choice.value else 'no'}: {offer.choice.reason}", file=sys.stderr)
+    return found.settings | (offer.settings if offer.choice.value or wish == "yes" else {})
 
 
 def _scan(pictures: Path) -> DatasetScan:

@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, Response
 from ..errors import LoraError
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
+REGULARISATION_PICTURE = Path("docs", "guide", "images", "regularisation.png")
 MODULES = Path("javascript", "lora_ext")
 """Where the page's modules are, below `page_folder()`. The web UI loads no subfolder of `javascript/` by itself."""
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
+from starlette.responses import Response
 
 from ..errors import FileError, TrainError, did_you_mean
 from ..file.displayed_names import displayed_name
 from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
+from ..train.config.suggested_setting import SuggestedSetting
 from ..training.settings_for_pictures import (
     duplicate_pictures,
+    regularisation_folder_name,
     sample_prompt_line,
     scan_picture_folder,
     suggest_for_pictures,
 )
 from .app_state import AppState
 from .dataset_browser import dataset_folder
+from .page_files import REGULARISATION_PICTURE, page_folder
 from .picture_uploads import AddedPictures, DuplicatePicture, add_uploaded_pictures
 from .removed_pictures import remove_picture
 from .routing import RequestBody
 from .upload_files import MOST_FILES, PIECE_BYTES, save_upload_piece
-from .user_paths import find_user_path
+from .user_paths import find_user_path, user_dataset_folder
 
 
 class UploadRequest(RequestBody):
@@ -98,11 +103,31 @@ class SettingWithReason:
 
 
 @dataclass(frozen=True)
+class OfferedRegularisation:
+    """Pictures that keep other prompts as they are, drawn where they are missing.
+
+    Attributes:
+        on: Whether they suit this run.
+        reason: One sentence that says why, or why not, in English.
+        template: The sentence with {0}, {1} … for `values`, to be translated.
+        values: What stands there.
+        settings: The options that it takes.
+    """
+
+    on: bool
+    reason: str
+    template: str
+    values: list[str | int]
+    settings: list[SettingWithReason]
+
+
+@dataclass(frozen=True)
 class SuggestedTraining:
     """Suggested settings of a run.
 
     Attributes:
         settings: The options that are not at their defaults.
+        regularisation: Pictures that keep other prompts as they are.
         prompts: Sample prompts, one a line.
         pictures: How many pictures can be read.
         duplicates: Pictures that are there twice.
@@ -110,6 +135,7 @@ class SuggestedTraining:
     """
 
     settings: list[SettingWithReason]
+    regularisation: OfferedRegularisation
     prompts: str
     pictures: int
     duplicates: list[DuplicatePicture]
@@ -124,12 +150,15 @@ def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> 
     path = find_user_path(app_state.folders.checkpoints, options.checkpoint) if options.checkpoint else None
     job.text = "loading the model"
     with app_state.backend.open_trainable_model(str(path) if path else None) as model:
-        suggested = suggest_for_pictures(options.kind, scan, model, options.trigger.strip())
+        name = regularisation_folder_name(options.kind, model)
+        kept = user_dataset_folder(app_state.folders.datasets, name)
+        suggested = suggest_for_pictures(options.kind, scan, model, options.trigger.strip(), kept, name)
+    offer, why = suggested.regularisation, suggested.regularisation.choice
     return SuggestedTraining(
-        settings=[
-            SettingWithReason(name, row.value, row.reason, row.template, list(row.values))
-            for name, row in suggested.items()
-        ],
+        settings=_rows(suggested.settings),
+        regularisation=OfferedRegularisation(
+            bool(why.value), why.reason, why.template, list(why.values), _rows(offer.settings)
+        ),
         prompts=sample_prompt_line(options.trigger.strip()),
         pictures=len(scan.images),
         duplicates=[
@@ -138,6 +167,12 @@ def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> 
         ],
         skipped=[displayed_name(sentence.replace(str(folder), options.dataset)) for sentence in scan.skipped],
     )
+
+
+def _rows(settings: Mapping[str, SuggestedSetting]) -> list[SettingWithReason]:
+    return [
+        SettingWithReason(name, row.value, row.reason, row.template, list(row.values)) for name, row in settings.items()
+    ]
 
 
 def register_start_routes(api: APIRouter, app_state: AppState) -> None:
@@ -160,6 +195,14 @@ def register_start_routes(api: APIRouter, app_state: AppState) -> None:
     def remove(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> RemovedPicture:
         """Moves a picture and its caption out of a data set, into the folder `removed`."""
         return RemovedPicture(displayed_name(remove_picture(app_state, dataset, picture)))
+
+    @api.get("/teach/regularisation-picture", response_class=Response)
+    def regularisation_picture() -> Response:
+        """What regularisation does: pictures of the small model without a LoRA, trained without it and with it."""
+        path = page_folder() / REGULARISATION_PICTURE
+        if not path.is_file():
+            raise FileError(f"{path.name} is not installed here: see docs/guide in the project's folder")
+        return Response(path.read_bytes(), media_type="image/png")
 
     @api.post("/teach/suggest", status_code=202)
     def suggest(options: SuggestRequest) -> JobSummary:

@@ -37,7 +37,7 @@ from .training_answers import (
     TrainingCurve,
 )
 from .training_progress import JobHostInterface, TrainingRunProgress, finite_or_none, thin_rows
-from .user_paths import check_user_path, find_user_path
+from .user_paths import check_user_path, find_user_path, user_dataset_folder
 
 TAB_OWNED_SETTINGS = frozenset(
     {
@@ -97,17 +97,20 @@ class TrainingRuns:
         name = str(given.get("output_name", "last"))
         if len(check_user_path(name).parts) != 1:
             raise TrainError(f"output_name {name!r} must be a name without folders")
+        draws = bool(given.get("reg_generate"))
         for name, (_, option) in recipe_options().items():
             if option.kind and name in given:
                 if recipe_option_type(name)[0] == "strs":
                     names = shlex.split(given[name]) if isinstance(given[name], str) else list(given[name])
                     given[name] = [str(self._path(name, str(item))) for item in names]
                 else:
-                    given[name] = str(self._path(name, str(given[name])))
+                    given[name] = str(self._path(name, str(given[name]), written=draws and name == "reg_data_dir"))
         return recipe_from_settings({**given, **({"output_dir": str(folder)} if folder else {})})
 
-    def _path(self, option: str, name: str) -> Path:
-        """A name of the form → a path. Raises FileError."""
+    def _path(self, option: str, name: str, *, written: bool = False) -> Path:
+        """A name of the form → a path; `written` is a data set that the run makes or adds to. Raises FileError."""
+        if written:
+            return user_dataset_folder(self.app_state.folders.datasets, name)
         if option in ("network_weights", "base_weights"):
             return self.app_state.entry(name).path
         if option == "resume":

@@ -108,6 +108,20 @@ def find_user_path(folders: Sequence[Path], name: str) -> Path:
     raise FileError(f"there is no {displayed_name(name)!r} here{did_you_mean(displayed_name(name), known)}")
 
 
+def user_dataset_folder(folders: Sequence[Path], name: str) -> Path:
+    """A data set that is written to: one that is there, or where one of this name would be made.
+
+    Raises FileError for a name that leads out of the folders, or through a link.
+    """
+    path = find_in_folders(folders, split_user_path(name))
+    if path is None:
+        if not folders:
+            raise FileError("there is no folder of data sets; name one in the settings")
+        path = folders[0].joinpath(*check_user_path(name).parts)
+    check_not_linked(path, containing_folder(folders, path))
+    return path
+
+
 def containing_folder(folders: Sequence[Path], path: Path) -> Path:
     """The one of `folders` that a path of `find_user_path` lies in. Raises FileError."""
     for folder in folders:

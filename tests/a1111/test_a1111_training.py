@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -282,3 +283,12 @@ def test_the_web_uis_interrogators_describe_pictures(webui: StandIn) -> None:
         webui.call("/dataset/describe", {"dataset": "plain", "captioner": "clp"})
     with pytest.raises(AssertionError, match="400"):
         webui.call("/dataset/describe", {"dataset": "nowhere", "captioner": "clip"})
+    tagger = webui.data / "lora_ext" / "captioners" / "my-tagger"
+    tagger.mkdir(parents=True)
+    (tagger / "model.onnx").touch()
+    try:
+        assert webui.call("/train/form")["captioners"][3:] == ["my-tagger"]
+        job = webui.job("/dataset/describe", {"dataset": "plain", "captioner": "my-tagger", "overwrite": True})
+        assert "selected_tags.csv cannot be read as a table of tags" in job["error"], job
+    finally:
+        shutil.rmtree(tagger.parent)

@@ -92,8 +92,8 @@ def test_both_wheels_have_every_file_of_the_page(folder: Path, source: Path, whe
             contents.append({n: packed.read(n) for n in packed.namelist() if ".dist-info/" not in n})
     assert contents[0] == contents[1]
     page = {name.removeprefix("lora_ext/page/"): data for name, data in contents[0].items() if "/page/" in name}
-    help_page = "docs/guide/troubleshooting.md"
-    assert page == {**_files(ROOT), help_page: (ROOT / help_page).read_bytes()}
+    guide = ("docs/guide/troubleshooting.md", "docs/guide/images/regularisation.png")
+    assert page == {**_files(ROOT), **{name: (ROOT / name).read_bytes() for name in guide}}
     package = {p.relative_to(ROOT).as_posix() for p in PACKAGE_FOLDER.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {name for name in contents[0] if "/page/" not in name} == package
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dropped_pictures import fill_in_an_object, photo, send
+from PIL import Image
 from program import Server
+from signs import KEPT, LEARNT, judge_the_sign, teach_the_sign
 from steps import LONG, go
 
+from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.generate import load_settings_model
+from lora_ext.training.toy_task import TOY_SETTINGS, generate_toy_images
+
+LEARN = os.environ.get("LORA_EXT_LEARN")
+"""Seconds that the training and its sheet may take."""
 pytestmark = [pytest.mark.one_page, pytest.mark.flaky(reruns=2)]
 
 COUNT_CLICKS = """() => {
@@ -38,7 +48,7 @@ def panel(page: Any, server: Server) -> Iterator[Any]:
 def test_from_pictures_to_a_tag_in_the_prompt(page: Any, panel: Any, server: Server) -> None:
     page.evaluate(COUNT_CLICKS)
     fill_in_an_object(page, panel, repeats=1)
-    assert panel.get_by_text("as you set it").count() == 2
+    assert panel.get_by_text("as you set it").count() == 3
     panel.get_by_role("button", name="Train", exact=True).click()
     panel.get_by_text("sheet.png").wait_for(timeout=LONG)
     panel.locator(".lx-sheet td button").last.click()  # two steps teach nothing, so that none is suggested
@@ -51,6 +61,25 @@ def test_from_pictures_to_a_tag_in_the_prompt(page: Any, panel: Any, server: Ser
     assert (settings["train_data_dir"], settings["max_train_epochs"]) == ("mycat", 2)
     assert settings["metadata_trigger_phrase"] == settings["caption_prefix"] == "mycat"
     assert (server.data / "loras" / "mycat.safetensors").is_file()
+    drawn = server.data / "datasets" / settings["reg_data_dir"]
+    assert (
+        len(list(drawn.glob("*.png"))) == len(list(drawn.glob("*.txt"))) == 3
+        and settings["prior_loss_target"] == "model"
+    )
+
+
+@pytest.mark.skipif(not LEARN, reason="LORA_EXT_LEARN is not set: it trains for minutes")
+def test_untouched_settings_teach_in_few_clicks(page: Any, panel: Any, server: Server) -> None:
+    """The sign is drawn by the tag that the page inserts, and other prompts stay what they were."""
+    clicks = teach_the_sign(page, panel, "Insert into prompt", 1000 * float(LEARN))
+    prompt = go(page, "generate").get_by_label("Prompt", exact=True).input_value()
+    model, library = load_settings_model(TOY_SETTINGS), LoraLibrary([server.data / "loras"])
+
+    def draw(prompts: Sequence[str], seed: int) -> Sequence[Image.Image]:
+        return generate_toy_images(model, library, replace(TOY_SETTINGS, seed=seed), prompts)
+
+    learnt, kept = judge_the_sign(prompt, draw)
+    assert clicks <= 8 and learnt >= LEARNT and kept >= KEPT, (clicks, learnt, kept)
 
 
 def test_what_is_missing_is_said_beside_it(page: Any, panel: Any) -> None:

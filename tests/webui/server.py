@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("LORA_EXT_GOLDEN", ROOT.parent / "shared" / "golden")) / "webui"
-SHIPPED = ("scripts", "lora_ext", "javascript", "style.css", "localizations", "install.py", "metadata.ini")
+SHIPPED = ("scripts", "lora_ext", "javascript", "style.css", "localizations", "docs", "install.py", "metadata.ini")
 FLAGS = (
     "--use-cpu all --no-half --no-half-vae --precision full --api --skip-torch-cuda-test --skip-version-check "
     "--no-download-sd-model --do-not-download-clip"

@@ -8,6 +8,7 @@ import { followJob, jobPath } from "../jobs/job_view.mjs";
 import { optionControl } from "../train/option_controls.mjs";
 import { sameValue } from "../train/option_form.mjs";
 import { errorNote } from "../controls/error_note.mjs";
+import { RegularisationBox } from "./regularisation_box.mjs";
 
 /** @typedef {import("../api_types").TrainForm} TrainForm */
 /** @typedef {import("../api_types").SuggestedTraining} Suggested */
@@ -27,7 +28,7 @@ async function suggestionFor(asked) {
     return /** @type {Suggested} */ (job.result);
 }
 
-/** Why a setting is suggested, in the page's language. @param {Suggested["settings"][number]} row */
+/** Why it is suggested, in the page's language. @param {{ template: string, values: (string | number)[] }} row */
 const reasonOf = ({ template, values }) =>
     t(template, ...values.map((value) => (typeof value === "string" ? t(value) : value)));
 
@@ -38,6 +39,7 @@ export class SuggestedSettings {
     details = stack();
     /** @type {Record<string, OptionControl>} */
     controls = {};
+    regularisation = new RegularisationBox();
     /** @type {Record<string, any>} the user's own values, which a new suggestion leaves */
     changed = {};
     known = "";
@@ -70,7 +72,8 @@ export class SuggestedSettings {
     /** The settings and the sample prompts. Throws FieldError where a setting cannot be read. */
     async get() {
         await this.ask();
-        const settings = Object.fromEntries(Object.entries(this.controls).map(([name, { get }]) => [name, get()]));
+        const used = Object.entries(this.controls).filter(([name]) => this.regularisation.uses(name));
+        const settings = Object.fromEntries(used.map(([name, { get }]) => [name, get()]));
         return { settings, prompts: this.prompts };
     }
 
@@ -103,11 +106,13 @@ export class SuggestedSettings {
     show(found) {
         this.prompts = found.prompts;
         const rows = found.settings.flatMap((row) => this.row(row) || []);
+        const more = found.regularisation.settings.flatMap((row) => this.row(row) || []);
         const length = found.settings.find(({ name }) => name === "max_train_epochs");
         setChildren(
             this.summary,
             length ? note(reasonOf(length)) : null,
             found.skipped.map((line) => note(line, "bad")),
+            this.regularisation.show(found.regularisation, reasonOf(found.regularisation), more),
         );
         setChildren(
             this.details,

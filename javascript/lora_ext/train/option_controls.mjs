@@ -95,6 +95,9 @@ function inputOf(option, form, onchange) {
     return textInput(text, onchange, { placeholder: option.optional ? t("not set") : text });
 }
 
+/** @param {HTMLSelectElement} box @param {string} value */
+const hasOption = (box, value) => [...box.options].some((one) => one.value === value);
+
 /**
  * @param {FormField} option
  * @param {TrainForm} form
@@ -108,5 +111,13 @@ export function optionControl(option, form, onchange) {
     const empty = option.optional || input instanceof HTMLSelectElement ? null : option.default;
     const get = () => (input.value === "" ? empty : input.value);
     const element = h("div", { class: "lx-option" }, field(labelOf(option), input, tipOf(option)), helpLine(option));
-    return { element, get, raw: get, set: (value) => void (input.value = optionText(option, value)) };
+    const set = (/** @type {any} */ value) => {
+        const text = optionText(option, value);
+        // a folder that the run makes is in no list yet
+        if (option.kind === "folder" && input instanceof HTMLSelectElement && !hasOption(input, text)) {
+            input.append(h("option", { value: text }, text));
+        }
+        input.value = text;
+    };
+    return { element, get, raw: get, set };
 }

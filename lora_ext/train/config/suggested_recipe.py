@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+
+from .suggested_setting import SMALL_MODEL_PIXELS, SuggestedSetting, TrainingSituation
 
 KINDS_OF_CONCEPT = ("person", "character", "style", "object", "concept")
 SAVES_OF_A_RUN = 10
@@ -18,51 +18,9 @@ _NOUNS = {
     "object": "an object",
     "concept": "a concept",
 }
+_SMALL_MODEL_RATE = 2e-3
 _UNKNOWN_MEMORY = "the GPU's free memory is not known"
 _GIB = 2**30
-
-
-@dataclass(frozen=True)
-class TrainingSituation:
-    """What suggestions depend on.
-
-    Attributes:
-        kind: One of `KINDS_OF_CONCEPT`.
-        picture_count: Training pictures that can be read.
-        aspect_ratio_count: Different aspect ratios among them.
-        family: "SD1", "SD2" or "SDXL".
-        native_size: Pixels a side that the model was made for.
-        gpu_bytes: Free memory of the GPU; 0 without one, or where it is not known.
-        on_gpu: Whether a CUDA device trains.
-    """
-
-    kind: str
-    picture_count: int
-    aspect_ratio_count: int
-    family: str
-    native_size: int
-    gpu_bytes: float = 0.0
-    on_gpu: bool = False
-
-
-@dataclass(frozen=True)
-class SuggestedSetting:
-    """A value of a recipe's option, and one sentence that says why.
-
-    Attributes:
-        value: The value.
-        template: The sentence with {0}, {1} … for values, as the page translates it.
-        values: What stands there; text is translated too.
-    """
-
-    value: Any
-    template: str
-    values: tuple[str | int, ...] = ()
-
-    @property
-    def reason(self) -> str:
-        """The sentence."""
-        return self.template.format(*self.values)
 
 
 def suggest_settings(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
@@ -81,6 +39,7 @@ def suggest_settings(situation: TrainingSituation) -> dict[str, SuggestedSetting
         raise ValueError(f"kind {situation.kind!r} with {situation.picture_count} pictures")
     return {
         **_network(situation),
+        **_loss(situation),
         **_length(situation),
         **_pictures(situation),
         **_memory(situation),
@@ -105,15 +64,33 @@ def _network(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
         found["network_train_unet_only"] = SuggestedSetting(True, "a style needs no new meaning of a word")
     else:
         found["network_module"] = SuggestedSetting("lierla", "{0} is learned without 3x3 layers", (_NOUNS[kind],))
-        found["text_encoder_lr"] = SuggestedSetting(5e-5, "the text encoder learns faster than the U-Net")
-    if situation.native_size < 256:
+        rate = _SMALL_MODEL_RATE / 2 if situation.native_size < SMALL_MODEL_PIXELS else 5e-5
+        found["text_encoder_lr"] = SuggestedSetting(rate, "the text encoder learns faster than the U-Net")
+    if situation.native_size < SMALL_MODEL_PIXELS:
         reason = "a model of {0} pixels has few parameters"
-        found["learning_rate"] = SuggestedSetting(1e-3, reason, (situation.native_size,))
+        found["learning_rate"] = SuggestedSetting(_SMALL_MODEL_RATE, reason, (situation.native_size,))
     elif kind == "object":
         found["learning_rate"] = SuggestedSetting(2e-4, "a small rank bears a higher rate")
     else:
         found["learning_rate"] = SuggestedSetting(1e-4, "usual with AdamW")
     return found
+
+
+def _loss(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
+    """Weights of the timesteps.
+
+    The fewer pixels, the less noise hides a picture (Hoogeboom et al. 2023, arXiv:2301.11093): a small model decides
+    what is shown at timesteps whose plain loss is next to nothing. 1/SNR and 1/√SNR beside it make all of them count.
+    """
+    if situation.native_size >= SMALL_MODEL_PIXELS:
+        return {}
+    side = (situation.native_size,)
+    return {
+        "v_pred_like_loss": SuggestedSetting(
+            1.0, "at {0} pixels the noisiest steps decide what is shown, and the plain loss hardly counts them", side
+        ),
+        "debiased_estimation_loss": SuggestedSetting(True, "as well, for the noisiest of all"),
+    }
 
 
 def _length(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
@@ -146,8 +123,8 @@ def _pictures(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
 def _memory(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     """Batch size, precision and caches."""
     found = {"cache_latents": SuggestedSetting(True, "every picture is encoded once")}
-    if situation.native_size < 256:
-        size = min(4, situation.picture_count)
+    if situation.native_size < SMALL_MODEL_PIXELS:
+        size = min(8, situation.picture_count)
         return {**found, "train_batch_size": SuggestedSetting(size, "small pictures need little memory")}
     if not situation.on_gpu:
         return {**found, "train_batch_size": SuggestedSetting(1, "larger batches are no faster without a GPU")}

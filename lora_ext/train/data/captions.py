@@ -118,6 +118,11 @@ def vary_caption(
     return caption
 
 
+def has_wildcards(text: str) -> bool:
+    """Whether `replace_wildcards` changes a text."""
+    return _WILDCARD.search(text) is not None
+
+
 def replace_wildcards(text: str, rng: random.Random) -> str:
     """`{cat|dog}` → one of the two; `{{` and `}}` → a brace."""
 

@@ -10,6 +10,7 @@ from ...console import replace_lone_surrogates
 from ...errors import TrainError
 from ..config.recipe import Recipe
 from .caption_lists import find_caption_list
+from .captions import has_wildcards
 from .dataset_toml import load_dataset_toml
 from .image_files import is_image_file
 from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder, load_subset
@@ -40,7 +41,7 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
     elif recipe.train_data_dir:
         root = Path(recipe.train_data_dir)
         found = _subsets_below(unpack_tables(root, recipe, notify) or root, recipe, False, notify)
-        if recipe.reg_data_dir:
+        if recipe.reg_data_dir and not _is_still_to_be_drawn(recipe):
             found += _subsets_below(Path(recipe.reg_data_dir), recipe, True, notify)
     else:
         raise TrainError(
@@ -53,6 +54,11 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
             f"(10 repeats); pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
         )
     return [subset for subset in found if subset.files]
+
+
+def _is_still_to_be_drawn(recipe: Recipe) -> bool:
+    """Whether a run makes `reg_data_dir` and all that is in it."""
+    return bool(recipe.reg_generate and recipe.class_prompt) and not Path(str(recipe.reg_data_dir)).exists()
 
 
 def _single_picture(recipe: Recipe) -> Subset:
@@ -93,11 +99,13 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
     """A folder's `N_concept` folders, or the folder itself if there are none."""
     check_folder(root, "reg_data_dir" if regularisation else "train_data_dir")
     prompt = recipe.class_prompt if regularisation else recipe.instance_prompt
+    # pictures drawn for `{a|b}` have captions of their own, and those that have none are meant to
+    own_captions = regularisation and has_wildcards(prompt or "")
     found, left_out = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         match = _REPEATS.fullmatch(folder.name)
         if match and int(match[1]):
-            concept = prompt or replace_lone_surrogates(match[2]).strip()
+            concept = "" if own_captions else prompt or replace_lone_surrogates(match[2]).strip()
             found.append(load_subset(folder, recipe, int(match[1]), concept, regularisation))
             if not found[-1].files:
                 notify(f"{folder} has no pictures")
@@ -112,7 +120,7 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
         match = _REPEATS.fullmatch(root.name)
         if match and int(match[1]) and repeats == 1:  # such a folder itself was given, not the one that holds it
             repeats, concept = int(match[1]), prompt or concept_of_folder(root)
-        found.append(load_subset(root, recipe, repeats, concept, regularisation))
+        found.append(load_subset(root, recipe, repeats, "" if own_captions else concept, regularisation))
     elif plain and found:
         notify(f"{len(plain)} pictures directly in {root} are not used, because it has folders such as {found[0].name}")
     listed = {path.parent for subset in found for path in subset.files}

@@ -123,7 +123,7 @@ def load_subset(
         repeats=repeats,
         concept=concept,
         regularisation=regularisation,
-        caption_rules=caption_rules(recipe),
+        caption_rules=_regularisation_rules(recipe) if regularisation else caption_rules(recipe),
         bucket_rules=bucket_rules(recipe),
         augmentation=augmentation_rules(recipe),
         caption_extension=checked_caption_suffix(recipe.caption_extension) if recipe.caption_extension else "",
@@ -137,6 +137,16 @@ def load_subset(
 def caption_rules(recipe: Recipe) -> CaptionRules:
     """The recipe's caption options."""
     return CaptionRules(**{name: getattr(recipe, name) for name in CaptionRules.__dataclass_fields__})
+
+
+def _regularisation_rules(recipe: Recipe) -> CaptionRules:
+    """The caption options of regularisation pictures.
+
+    kohya's scripts put `caption_prefix` before them too. Where the base model's predictions are kept, a trigger word
+    there would keep what the word meant before.
+    """
+    rules = caption_rules(recipe)
+    return replace(rules, caption_prefix=None, caption_suffix=None) if recipe.prior_loss_target == "model" else rules
 
 
 def bucket_rules(recipe: Recipe) -> BucketRules:

@@ -261,7 +261,10 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
         yield f"more than 30% of {cut} pictures is cut off{hint}"
     if recipe.reg_data_dir and not regular:
-        yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; reg_generate generates them"
+        if recipe.reg_generate:
+            yield "reg_generate draws the regularisation pictures first; with them there are twice as many steps"
+        else:
+            yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; reg_generate generates them"
     if recipe.keep_tokens and recipe.shuffle_caption:
         kept_whole = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
         if kept_whole == len(train):

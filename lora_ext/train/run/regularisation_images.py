@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
 from ...protocols import SampleSpec
 from ..config.recipe import Recipe
+from ..data.captions import has_wildcards, replace_wildcards
 from ..data.dataset_folders import concept_of_folder, find_subsets
 from ..data.image_files import is_image_file
 from ..data.sample_order import keyed_random_number
@@ -20,7 +22,9 @@ from ..data.subset import check_folder
 
 MAX_IMAGES_PER_CLASS = 200
 """Most images of a class; DreamBooth's authors (Ruiz et al. 2022, arXiv:2208.12242) generate about as many."""
-REGULARISATION_STEPS = 30
+REGULARISATION_STEPS = 20
+WITHOUT_CAPTION_EVERY = 4
+"""Of pictures with captions of their own every so many has none: guidance pulls away from what is drawn without one."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class MissingImage:
         path: Its file.
         prompt: The class.
         seed: The seed.
+        caption: Its own caption; None where the class is the caption of all.
     """
 
     path: Path
     prompt: str
     seed: int
+    caption: str | None = None
 
 
 def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImage]:
@@ -43,6 +49,7 @@ def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImag
 
     Each N_class folder of `reg_data_dir` is filled up to its share of the training samples in an epoch, at most
     `MAX_IMAGES_PER_CLASS`; with `class_prompt` also a folder without such folders, and up to `num_class_images`.
+    Where the class has `{a|b}`, each image takes one of the words and has a caption of its own.
 
     Args:
         recipe: The settings.
@@ -84,9 +91,19 @@ def missing_regularisation_images(recipe: Recipe, seed: int) -> list[MissingImag
         free = [name for name in names if name not in have]
         for name in free[: max(0, per_class - len(have))]:
             found.append(
-                MissingImage(folder / name, concept, keyed_random_number(seed, "regularisation", concept, name) % 2**32)
+                _missing_image(folder / name, concept, keyed_random_number(seed, "regularisation", concept, name))
             )
     return found
+
+
+def _missing_image(path: Path, concept: str, number: int) -> MissingImage:
+    """An image of a class; `number` decides its seed and its words."""
+    if not has_wildcards(concept):
+        return MissingImage(path, concept, number % 2**32)
+    rng = random.Random(number)
+    prompt = replace_wildcards(concept, rng)
+    bare = rng.random() * WITHOUT_CAPTION_EVERY < 1
+    return MissingImage(path, prompt, number % 2**32, "" if bare else prompt)
 
 
 def generate_missing_images(
@@ -116,6 +133,9 @@ def generate_missing_images(
         image = generate_sample(
             SampleSpec(item.prompt, width=size[0], height=size[1], seed=item.seed, steps=REGULARISATION_STEPS)
         )
+        if item.caption is not None:  # before the image: one without its caption would never be mended
+            with replacing_file(item.path.with_suffix(".txt"), overwrite=True) as part:
+                part.write_text(item.caption, encoding="utf-8")
         with replacing_file(item.path, overwrite=True) as part, part.open("wb") as out:
             image.save(out, "PNG")
         done += 1
