@@ -292,3 +292,35 @@ def test_no_other_place_makes_text_into_code() -> None:
             if isinstance(node, ast.Call) and makes_code(node):
                 found[path.relative_to(SOURCE).as_posix()] = ast.unparse(node)
     assert found.keys() <= KNOWN.keys(), found
+
+
+NETWORK = frozenset(
+    "urllib.request http.client ftplib smtplib socket ssl requests httpx aiohttp huggingface_hub".split()
+)
+MAY_IMPORT = {
+    "lora_ext/host/standalone/blip.py": "try_to_load_from_cache, which reads the disk alone",
+    "lora_ext/host/standalone/clip_image.py": "try_to_load_from_cache",
+    "lora_ext/host/standalone/tokenizer_files.py": "try_to_load_from_cache",
+    "lora_ext/train/run/hub_upload.py": "train --push_to_hub, which the tab refuses",
+    "lora_ext/web/allowed_hosts.py": "this machine's own names",
+    "lora_ext/compare/cell_claims.py": "this machine's name, which says whose a cell is",
+}
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def test_no_other_place_asks_another_machine() -> None:
+    """A new place belongs into MAY_IMPORT with its reason."""
+    found = {
+        path.relative_to(SOURCE).as_posix()
+        for path in [*(SOURCE / "lora_ext").rglob("*.py"), *(SOURCE / "scripts").glob("*.py"), SOURCE / "install.py"]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if NETWORK.intersection(imported_modules(node))
+    }
+    assert found == MAY_IMPORT.keys(), sorted(found ^ MAY_IMPORT.keys())
