@@ -38,8 +38,6 @@ REQUEST: dict[str, Any] = {
     "negative_prompt": "", "steps": 4, "width": SIDE, "height": SIDE, "seed": 42, "cfg_scale": 7,
     "sampler_name": "Euler", "scheduler": "Automatic", "do_not_save_samples": True, "do_not_save_grid": True,
 }  # fmt: skip
-EMBEDDINGS = "TI" if IN_FORGE else "TI hashes"
-"""What an infotext calls the embeddings that an image used."""
 TOKEN = os.environ.get("LORA_EXT_TOKEN", "the-token-of-the-tests")
 """Our API's; a web UI that runs already has to be started with it in LORA_EXT_TOKEN."""
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -57,6 +55,11 @@ class Made:
     def told(self) -> dict[str, Any]:
         """The infotext's extra parameters."""
         return dict(self.info["extra_generation_params"])
+
+    @property
+    def embeddings(self) -> str:
+        """What the infotext says of embeddings: names in Forge and Neo, names and hashes elsewhere."""
+        return str(self.told.get("TI") or self.told["TI hashes"])
 
     @property
     def comments(self) -> str:

@@ -1,7 +1,7 @@
 """In a running Forge beside other extensions that touch prompts or weights.
 
-LORA_EXT_FORGE: its folder. LORA_EXT_NEIGHBOURS: a folder with checkouts of `NEIGHBOURS`; those
-that are there take part.
+LORA_EXT_FORGE: its folder. LORA_EXT_NEIGHBOURS: a folder with checkouts of `NEIGHBOURS` and
+of a port of sd-webui-loractl; those that are there take part.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ NEIGHBOURS = (
     "sd-forge-couple",
     "adetailer",
     "sd-webui-supermerger",
-    "sd-webui-loractl-FORGE",
     "sd-webui-traintrain",
 )
+LORACTL, LORACTL_REFORGE = "sd-webui-loractl-FORGE", "sd_webui_loractl_reforge"
+"""The ports of sd-webui-loractl: the second takes part in reForge, the first in the others."""
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 3}
 TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", "<lora:noise:1:step=1-2>", "")
 
@@ -34,7 +35,9 @@ TAGS = ("<lora:noise:1>", "<lora:noise:1:lbw=OUTALL>", "<lora:noise:1:OUTALL>", 
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, dict[str, Any]]]:
     """Forge with all neighbours, and the pictures of `TAGS` from before they were there."""
     folder, others = os.environ.get("LORA_EXT_FORGE", ""), Path(os.environ.get("LORA_EXT_NEIGHBOURS", ""))
-    there = [name for name in NEIGHBOURS if (others / name).is_dir()]
+    reforge = (Path(folder) / "extensions-builtin" / "mahiro_reforge").is_dir()
+    tried = (*NEIGHBOURS, LORACTL_REFORGE if reforge else LORACTL)
+    there = [name for name in tried if (others / name).is_dir()]
     if not folder or folder.startswith("http") or not there:
         pytest.skip("LORA_EXT_FORGE gives no folder of a Forge, or LORA_EXT_NEIGHBOURS none of its neighbours")
     data = tmp_path_factory.mktemp("forge")
@@ -53,7 +56,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebUI, dict
 
 def test_it_starts_without_errors(both: tuple[WebUI, dict[str, Any]]) -> None:
     webui, _ = both
-    assert "Traceback" not in webui.log()
+    assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]  # others may lack a package
     registry = webui.call("/probe/registry")
     assert registry["lora"] == registry["lyco"] == "sd_webui_lora_ext.host.a1111.tag_owner"
 
@@ -110,6 +113,24 @@ def test_tags_act_where_adetailer_draws(both: tuple[WebUI, dict[str, Any]]) -> N
     check_tags_in_adetailer(webui, "noise", "conv", **{**SMALL, "steps": 2})
     assert apart(webui.make("", **SMALL), alone[""]) == 0
     assert not [text for text in tracebacks(webui.log()) if "lora_ext" in text]
+
+
+def test_loractl_takes_the_tags_over_and_gives_them_back(both: tuple[WebUI, dict[str, Any]]) -> None:
+    """While its box is ticked nothing of ours stays on the model, and a comment says what is not applied."""
+    webui, alone = both
+    title = next((row["name"] for row in webui.call("/sdapi/v1/script-info") if "dynamic lora w" in row["name"]), "")
+    if "reforge" not in title:
+        pytest.skip("reForge's port of sd-webui-loractl is not among the neighbours")
+    on, off = ({"alwayson_scripts": {title: {"args": [box, False]}}} for box in (True, False))
+    tag = "<lora:noise:1>"
+    assert apart(webui.make(tag, **SMALL, **off), alone[tag]) <= 1
+    assert apart(webui.make("", **SMALL, **on), alone[""]) == 0, "our file stayed on the model"
+    assert webui.call("/lora-ext/v1/jobs")["applied_by"] == LORACTL_REFORGE
+    told = webui.make("<lyco:noise:1>", **SMALL, **on).comments
+    assert f"<lyco:noise:1> is not applied: {LORACTL_REFORGE} applies LoRA tags" in told
+    assert apart(webui.make(tag, **SMALL, **off), alone[tag]) <= 1
+    assert webui.call("/lora-ext/v1/jobs")["applied_by"] == ""
+    assert apart(webui.make("", **SMALL, **off), alone[""]) == 0
 
 
 def test_nothing_of_the_built_in_stays(both: tuple[WebUI, dict[str, Any]]) -> None:

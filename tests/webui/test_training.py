@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from server import CAT, EMBEDDINGS, SIDE, WebUI
+from server import CAT, SIDE, WebUI
 
 pytestmark = pytest.mark.usefixtures("same_settings")
 API = "/lora-ext/v1"
@@ -117,7 +117,7 @@ def test_a_new_word_travels_in_the_file(trained_on: WebUI) -> None:
     assert job["result"]["steps"] == 4 and webui.weights() == weights
     assert (webui.make("").pixels == plain.pixels).all() and (webui.make("zqxdisc").pixels == word.pixels).all()
     learned = webui.make("zqxdisc <lora:pivot:0>")
-    assert (learned.pixels != word.pixels).any() and "zqxdisc" in learned.told[EMBEDDINGS]
+    assert (learned.pixels != word.pixels).any() and "zqxdisc" in learned.embeddings
     assert "zqxdisc" in webui.call("/probe/embeddings")
     webui.make("")
     assert "zqxdisc" not in webui.call("/probe/embeddings")
@@ -129,7 +129,7 @@ def test_a_new_word_with_punctuation_is_learned(trained_on: WebUI) -> None:
     assert job["result"]["steps"] == 4
     plain = trained_on.make("<s1>")
     learned = trained_on.make("<s1> <lora:punctuated:0>")
-    assert (learned.pixels != plain.pixels).any() and "<s1>" in learned.told[EMBEDDINGS]
+    assert (learned.pixels != plain.pixels).any() and "<s1>" in learned.embeddings
     trained_on.make("")
 
 
