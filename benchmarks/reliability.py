@@ -85,15 +85,19 @@ def sections(page: str) -> dict[str, str]:
     return {part: f"## {found[heading]}" for part, (heading, _) in PARTS.items() if heading in found}
 
 
-def section(part: str, files: Sequence[Path]) -> str:
-    """The section of a part, in Markdown."""
+def section(part: str, files: Sequence[Path], before: str = "") -> str:
+    """The section of a part, in Markdown. before: a section whose other rows are kept."""
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     heading, text = PARTS[part]
     date = datetime.date.fromtimestamp(max(file.stat().st_mtime for file in files))
     lines = [f"## {heading}", "", f"{text}. {date}, {machine}, torch {torch.__version__}.", ""]
     lines += ["| tried | numbers | held |", "| --- | --- | --- |"]
     rows = fuzz_rows(files) if part == "fuzz" else test_rows(files)
-    return "\n".join([*lines, *(f"| {row.tried} | {row.numbers} | {row.held} |" for row in rows)])
+    made = {row.tried: f"| {row.tried} | {row.numbers} | {row.held} |" for row in rows}
+    kept = {
+        line.split(" | ")[0].removeprefix("| "): line for line in before.split("| --- |\n")[-1].splitlines() if line
+    }
+    return "\n".join([*lines, *{**kept, **made}.values()])
 
 
 def page(parts: dict[str, str]) -> str:
@@ -109,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--reports", type=Path, default=ROOT / ".reliability", help="folder of the reports")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--add", action="store_true", help="keep the rows of tests that were not run again")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="inputs of the fuzzer")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "RELIABILITY.md")
     args = parser.parse_args()
@@ -117,7 +122,8 @@ def main() -> int:
     for part in args.parts:
         if not list(args.reports.glob(f"{part}*")):
             run_part(part, args.reports / (f"{part}.txt" if part == "fuzz" else f"{part}.xml"), args.inputs)
-        parts[part] = section(part, sorted(args.reports.glob(f"{part}*")))
+        before = parts.get(part, "") if args.add else ""
+        parts[part] = section(part, sorted(args.reports.glob(f"{part}*")), before)
     args.page.write_text(page(parts), encoding="utf-8")
     return 0
 
