@@ -42,7 +42,7 @@ def progress_bar(items: Sequence[_Item], text: str) -> Iterator[_Item]:
     """
     from tqdm import tqdm
 
-    with tqdm(items, desc=text, unit="layer", file=sys.stderr, leave=False) as shown:
+    with tqdm(items, desc=text, unit="", file=sys.stderr, leave=False) as shown:
         yield from shown
 
 
