@@ -118,8 +118,10 @@ def _filtered(gram: Tensor, vectors: Tensor, images: Tensor, values: Tensor) -> 
     # T of the largest is near exp(degree · arcosh): its square has to stay a float32
     degree = min(_DEGREE, int(40 / math.acosh(2 * largest / cut - 1 + 1e-6)))
     before, now = vectors, images * (2 / cut) - vectors
+    twice = gram * (4 / cut)
+    twice.diagonal().sub_(2)
     for _ in range(degree - 1):
-        before, now = now, torch.addmm(before, gram, now, beta=-1, alpha=4 / cut).sub_(now, alpha=2)
+        before, now = now, torch.addmm(before, twice, now, beta=-1)
     return now / torch.linalg.vector_norm(now, dim=0)
 
 
