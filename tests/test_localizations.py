@@ -34,13 +34,23 @@ def texts() -> set[str]:
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
     found |= {shown for _, shown in server_sentences()}
     found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
-    return found | reasons()
+    return found | reasons() | option_labels()
+
+
+def option_labels() -> set[str]:
+    """What training options are called on the page that have no title in `form_words.mjs`."""
+    code = (ROOT / "javascript" / "lora_ext" / "train" / "form_words.mjs").read_text(encoding="utf-8")
+    titled = set(re.findall(r"^    (\w+): t\(", code, re.MULTILINE))
+    return {name.replace("_", " ") for name in recipe_options().keys() - titled}
 
 
 def server_sentences() -> list[tuple[str, str]]:
     """The server's sentences that the page has words of its own for, and those words."""
-    code = (ROOT / "javascript" / "lora_ext" / "core" / "server_sentences.mjs").read_text(encoding="utf-8")
-    same, others = re.findall(r"= \[\n(.*?)\n\];", code, re.DOTALL)
+    core = ROOT / "javascript" / "lora_ext" / "core"
+    same, others = (
+        re.findall(r"= \[\n(.*?)\n\];", (core / name).read_text(encoding="utf-8"), re.DOTALL)[0]
+        for name in ("server_sentence_list.mjs", "server_sentences.mjs")
+    )
     quoted = [json.loads(f'"{text}"') for text in re.findall(QUOTED, others)]
     return [(json.loads(f'"{text}"'),) * 2 for text in re.findall(QUOTED, same)] + list(
         zip(quoted[::2], quoted[1::2], strict=True)
@@ -92,6 +102,22 @@ def test_complete(language: str) -> None:
     for text, said in table.items():
         assert said.strip(), text
         assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", said)), text
+
+
+def test_texts_for_one_thing_belong_to_a_text() -> None:
+    code = (ROOT / "javascript" / "lora_ext" / "core" / "singular_forms.mjs").read_text(encoding="utf-8")
+    forms = re.findall(rf"^    {QUOTED}:\s+{QUOTED}", code, re.MULTILINE)
+    assert forms and {text for text, _ in forms} - texts() == set()
+
+
+def test_layers_and_blocks_are_told_apart() -> None:
+    words = {"ja_JP": ("ブロック", "層"), "zh_CN": ("区块", "层"), "zh_TW": ("區塊", "層")}
+    for language, (block, layer) in words.items():
+        table = json.loads((ROOT / "localizations" / f"{language}.json").read_text(encoding="utf-8"))
+        named = {text: said for text, said in table.items() if re.search(r"\bblocks?\b", text, re.IGNORECASE)}
+        wrong = {text: said for text, said in named.items() if layer in said and not re.search("layer|conv", text)}
+        assert wrong == {}
+        assert sum(block in said for said in named.values()) > 0.95 * len(named)
 
 
 def test_text_stays_text() -> None:

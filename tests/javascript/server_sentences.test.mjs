@@ -14,6 +14,13 @@ test("the server's sentences are said in the page's words and language", () => {
     setTranslations({});
 });
 
+test("a part of a sentence is translated too, and may be missing", () => {
+    setTranslations({ "no LoRA is called {0}{1}": "没有 {0}{1}", "; did you mean {0}?": "；{0}？" });
+    assert.equal(pageWords("no LoRA is called 'a b'; did you mean 'ab'?"), "没有 'a b'；'ab'？");
+    assert.equal(pageWords("no LoRA is called 'a b'"), "没有 'a b'");
+    setTranslations({});
+});
+
 test("other sentences stay as they are", () => {
     for (const text of ["", "something else", "well, the tag is empty", "the tag is empty."]) {
         assert.equal(pageWords(text), text);

@@ -6,6 +6,13 @@ import { hasEnded, percentDone, progressText } from "../../javascript/lora_ext/j
 
 afterEach(() => setTranslations({}));
 
+test("one thing has its own form in English", () => {
+    assert.equal(t("{0} files", 1), "1 file");
+    assert.equal(t("{0} files", 2), "2 files");
+    setTranslations({ "{0} files": "ファイル {0} 個" });
+    assert.equal(t("{0} files", 1), "ファイル 1 個");
+});
+
 test("texts are filled in, in their own language's order", () => {
     assert.equal(t("{0} of {1}", 1, 2), "1 of 2");
     setTranslations({ "{0} of {1}": "{1}: {0}, {0}" });

@@ -27,7 +27,7 @@ def test_notes_marks_and_a_move_that_is_undone(page: Any, server: Server) -> Non
     card = panel.locator(".lx-file[data-name='boat 1']")
     card.wait_for()
     panel.get_by_label("Search", exact=True).fill("harbour")
-    panel.get_by_text("1 files", exact=True).wait_for()
+    panel.get_by_text("1 file", exact=True).wait_for()
     assert card.locator("mark").inner_text() == "harbour"
     card.click()
     panel.get_by_label("Notes", exact=True).fill("by the sea")
@@ -109,7 +109,7 @@ def test_files_of_one_network_are_shown_together_and_deleted(page: Any, server: 
     assert panel.get_by_role("button", name="Move 0 files to the bin").is_disabled()
     panel.get_by_label("Delete boat half", exact=True).check()
     panel.get_by_role("button", name="Move 1 files to the bin").click()
-    panel.get_by_text("1 files are in the bin").wait_for()
+    panel.get_by_text("1 file is in the bin").wait_for()
     assert found.count() == 2 and not (loras / "boat half.safetensors").exists()
 
 

@@ -35,7 +35,7 @@ def test_crop_mask_and_undo(page: Any, server: Server) -> None:
     panel.get_by_role("radio", name="Object").click()
     panel.get_by_label("Name", exact=True).fill("cropped")
     send(page, [("a.png", photo(1))])
-    panel.get_by_text("1 pictures added").wait_for()
+    panel.get_by_text("1 picture added").wait_for()
     (picture,) = server.data.glob("datasets/cropped*/a.png")
     before, beside = picture.read_bytes(), picture.with_name("a.png.edit.json")
     panel.get_by_role("button", name="Crop or mask a.png").press("Enter")

@@ -4,8 +4,9 @@ import { h } from "../core/elements.mjs";
 import { formatPercent } from "../core/format.mjs";
 import { copyText, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
-import { button, facts, note, outsideLink, buttonRow, stack } from "../controls/basic.mjs";
+import { button, facts, outsideLink, buttonRow, stack } from "../controls/basic.mjs";
 import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").SheetCell} SheetCell */
 /** @typedef {import("../api_types").SheetScore} SheetScore */
@@ -68,8 +69,8 @@ export function cellDetails(cell, reason) {
                 cell.tag ? insertButtons(cell) : null,
                 button(t("Copy tag"), () => copyText(text), { tip: t("Copy the tag as text") }),
             ),
-            same ? note(same) : null,
-            reason ? note(reason, "good") : null,
+            same ? saidNote(same) : null,
+            reason ? saidNote(reason, "good") : null,
         ),
     );
 }

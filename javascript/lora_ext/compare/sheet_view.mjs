@@ -6,6 +6,7 @@ import { t } from "../core/strings.mjs";
 import { note, outsideLink, buttonRow, segments, stack } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
 import { cellDetails, sameText, scoreBar } from "./cell_details.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {import("../api_types").SheetCell} SheetCell */
@@ -48,9 +49,9 @@ function sheetNotes(sheet) {
         "scores.csv",
     );
     return [
-        sheet.suggested && !sheet.suggested.cells.length ? note(sheet.suggested.reason) : null,
-        sheet.same ? note(sheet.same) : null,
-        sheet.warning ? note(sheet.warning, "bad") : null,
+        sheet.suggested && !sheet.suggested.cells.length ? saidNote(sheet.suggested.reason) : null,
+        sheet.same ? saidNote(sheet.same) : null,
+        sheet.warning ? saidNote(sheet.warning, "bad") : null,
         buttonRow(pages, sheet.table ? scores : null),
         sheet.measured ? note(t("Likeness is measured by: {0}", sheet.measured)) : null,
     ];

@@ -1,4 +1,5 @@
 // The page's texts. The English text is the key of its translations.
+import { SINGULAR } from "./singular_forms.mjs";
 
 /** @type {Record<string, string>} */
 let translations = {};
@@ -10,12 +11,13 @@ export function setTranslations(table) {
 
 /**
  * A text in the page's language, with {0}, {1}, … filled in. The web UI's own localization comes second.
- * @param {string} text
+ * @param {string} text where its form depends on a number, that is {0}
  * @param {...(string | number)} values
  */
 export function t(text, ...values) {
     const page = /** @type {{ localization?: Record<string, string> }} */ (globalThis);
-    const translated = translations[text] || (page.localization || {})[text] || text;
+    const english = (Number(values[0]) === 1 && SINGULAR[text]) || text;
+    const translated = translations[text] || (page.localization || {})[text] || english;
     return values.reduce(
         (/** @type {string} */ filled, value, i) => filled.replaceAll(`{${i}}`, String(value)),
         translated,

@@ -13,6 +13,7 @@ import { datasetTable, namedEntries, tagFrequency } from "./file_metadata.mjs";
 import { insertButtons, notesCard } from "./file_notes.mjs";
 import { filePicture } from "./file_picture.mjs";
 import { familyName } from "./lora_row.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 /**
@@ -32,7 +33,7 @@ export const damageNote = (file) =>
 const isOdd = (file) => Boolean(file.other) || Object.keys(file.damaged).length > 0;
 
 /** Its warnings, where the file is no LoRA for this program or damaged. @param {LoraFile} file */
-export const oddityNotes = (file) => (isOdd(file) ? file.warnings.map((line) => note(line, "bad")) : null);
+export const oddityNotes = (file) => (isOdd(file) ? file.warnings.map((line) => saidNote(line, "bad")) : null);
 
 /** @param {LoraFile} file @param {number} most how many ranks are named */
 const rankText = (file, most) => Object.keys(file.ranks).slice(0, most).join(", ");
@@ -77,11 +78,11 @@ function aboutCard(file, changes) {
             ...basicFacts(file, 4),
             [t("numbers"), Object.keys(file.dtypes).join(", ")],
             [t("size"), formatBytes(file.bytes)],
-            ["hash", file.hash],
+            [t("hash"), file.hash],
             [t("file"), file.path],
         ]),
         damageNote(file),
-        file.warnings.map((line) => note(line, isOdd(file) ? "bad" : "")),
+        file.warnings.map((line) => saidNote(line, isOdd(file) ? "bad" : "")),
         filePicture(file, changes.pictureChanged),
         h("div", { class: "lx-row" }, name, button(t("Rename"), rename, { tip })),
     );

@@ -6,6 +6,7 @@ import { t } from "../core/strings.mjs";
 import { button, card, facts, field, note, buttonRow, stack, textArea, textInput } from "../controls/basic.mjs";
 import { numberField } from "../controls/number_field.mjs";
 import { insertTag, promptButtons } from "../prompts/prompt_fields.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").LoraFileDetails} LoraFile */
 /** @typedef {LoraFile["marks"]} Marks */
@@ -153,7 +154,7 @@ export function notesCard(file, { marked, saved }) {
             [t("base model"), about.base_model],
             [t("words of the model site"), about.trained_words.join(", ")],
         ]),
-        about.problems.map((line) => note(line, "bad")),
+        about.problems.map((line) => saidNote(line, "bad")),
         fields.element,
         stack(
             buttonRow(button(t("Save notes"), save, { kind: "main", tip })),

@@ -12,7 +12,6 @@ import {
     checkbox,
     field,
     grid,
-    note,
     outsideLink,
     buttonRow,
     select,
@@ -27,6 +26,7 @@ import { LastPictures } from "../compare/last_pictures.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { insertTag, registerPrompt } from "../prompts/prompt_fields.mjs";
 import { actedChart } from "../weights/acted_weights.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
@@ -52,7 +52,7 @@ function pictures(result) {
         "div",
         { class: "lx-pictures" },
         figures,
-        (result.notes || []).map((line) => [note(line), actedChart(line)]),
+        (result.notes || []).map((line) => [saidNote(line), actedChart(line)]),
     );
 }
 

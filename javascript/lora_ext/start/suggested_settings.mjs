@@ -7,7 +7,7 @@ import { note, stack, summary } from "../controls/basic.mjs";
 import { followJob, jobPath } from "../jobs/job_view.mjs";
 import { optionControl } from "../train/option_controls.mjs";
 import { sameValue } from "../train/option_form.mjs";
-import { errorNote } from "../controls/error_note.mjs";
+import { errorNote, saidNote } from "../controls/error_note.mjs";
 import { RegularisationBox } from "./regularisation_box.mjs";
 
 /** @typedef {import("../api_types").TrainForm} TrainForm */
@@ -111,7 +111,7 @@ export class SuggestedSettings {
         setChildren(
             this.summary,
             length ? note(reasonOf(length)) : null,
-            found.skipped.map((line) => note(line, "bad")),
+            found.skipped.map((line) => saidNote(line, "bad")),
             this.regularisation.show(found.regularisation, reasonOf(found.regularisation), more),
         );
         setChildren(

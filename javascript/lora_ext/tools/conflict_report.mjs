@@ -6,6 +6,7 @@ import { copyText, showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, note, stack, summary, table } from "../controls/basic.mjs";
 import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").ConflictAnswer} ConflictReport */
 /** @typedef {import("../api_types").FilePairConflict} Pair */
@@ -159,7 +160,7 @@ export function conflictReport(report) {
     const { pairs, split, notes } = report;
     return stack(
         pairs.map((pair) => note(pairSentence(pair))),
-        notes.map((line) => note(line, "bad")),
+        notes.map((line) => saidNote(line, "bad")),
         matrix(pairs),
         pairs.map(numbers),
         splitCard(split),

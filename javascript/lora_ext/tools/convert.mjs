@@ -34,7 +34,7 @@ export function buildSplit(place) {
         t("Split"),
         note(t("A DyLoRA holds a LoRA of every rank: here each becomes a file, so that they can be compared.")),
         picker.element,
-        grid(unit, field("alpha", alpha, t("Alpha of each new file: the update is scaled by alpha / rank"))),
+        grid(unit, field(t("alpha"), alpha, t("Alpha of each new file: the update is scaled by alpha / rank"))),
     );
     return { view: form.view };
 }

@@ -3,6 +3,7 @@ import { h } from "../core/elements.mjs";
 import { formatPercent } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { facts, note, summary, table } from "../controls/basic.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").ReportData} ToolReport */
 /** @typedef {import("../api_types").ReportRow} LayerChange */
@@ -29,7 +30,7 @@ export function groupLayers(layers) {
 function layerTable({ layers }) {
     const rank = (/** @type {number | null} */ value) => (value === null ? t("full") : value);
     const rows = groupLayers(layers).map(({ layer, more }) => [
-        layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${layer.note})` : ""),
+        layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${pageWords(layer.note)})` : ""),
         rank(layer.old_rank),
         rank(layer.new_rank),
         formatPercent(layer.kept),
@@ -49,7 +50,7 @@ export function toolReport(report) {
         ...counted(report.not_understood, (count, name) => t("{0} keys of {1} were not understood", count, name)),
         ...counted(report.left_out, (count, name) => t("{0} layers of {1} were left out", count, name)),
         report.unchanged.length ? t("{0} layers stayed as they were", report.unchanged.length) : "",
-        ...report.notes,
+        ...report.notes.map(pageWords),
     ].filter(Boolean);
     const ranks = totals.rank_before || totals.rank_after ? `${totals.rank_before} → ${totals.rank_after}` : "";
     return h(

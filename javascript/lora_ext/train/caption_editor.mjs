@@ -20,6 +20,7 @@ import {
 import { captionsChanged } from "./caption_undo.mjs";
 import { suggestedTags, withSuggestedTag } from "./caption_words.mjs";
 import { editablePicture } from "./picture_editor.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").DatasetPicture} DatasetPicture */
 /** @typedef {{ dataset: string, captioner: string, overwrite: boolean }} DescribeRequest */
@@ -44,7 +45,7 @@ export function findAndReplace(dataset, onchange) {
                 out,
                 note(dry ? t("{0} captions would change", changed) : t("{0} captions changed", changed)),
                 examples.map(([before, after]) => note(`${before} → ${after}`)),
-                skipped.map((line) => note(line, "bad")),
+                skipped.map((line) => saidNote(line, "bad")),
             );
             if (!dry) captionsChanged(dataset, replaced, onchange);
         });
@@ -134,7 +135,7 @@ export function describePictures(dataset, captioners, describe) {
 export const captionReport = ({ written, had, skipped }, { done, total }) => [
     note(done < total ? t("Stopped: {0} captions written", written) : t("{0} captions written", written), "good"),
     had ? note(t("{0} pictures have a caption already", had)) : null,
-    skipped.map((line) => note(line, "bad")),
+    skipped.map((line) => saidNote(line, "bad")),
 ];
 
 /** @typedef {Record<string, { text: string, caption: string }>} Drafts by picture: the text typed, the saved caption */

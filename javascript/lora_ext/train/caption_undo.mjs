@@ -3,6 +3,7 @@ import { post } from "../core/api.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow } from "../controls/basic.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").ReplacedCaptions} Replaced */
 
@@ -30,7 +31,7 @@ export const pictureChanged = (dataset, change) => void last.set(dataset, { chan
  * @param {(changed: number) => string} [said]
  */
 export function captionsChanged(dataset, { changed, skipped, undo }, onchange, redo = false, said = captionWords) {
-    toast([said(changed), ...skipped].join(" "), skipped.length ? "bad" : "");
+    toast([said(changed), ...skipped.map(pageWords)].join(" "), skipped.length ? "bad" : "");
     if (undo) last.set(dataset, { change: undo, redo, said });
     else last.delete(dataset);
     if (changed) onchange();

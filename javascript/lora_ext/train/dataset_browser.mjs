@@ -9,6 +9,7 @@ import { countParts } from "./caption_words.mjs";
 import { trainingAspect } from "./crop_box.mjs";
 import { tagOfAll } from "./tag_of_all.mjs";
 import { wordCloud } from "./word_cloud.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").DatasetAnswer} Dataset */
 /** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
@@ -106,7 +107,7 @@ function showDataset(place, folder, name, dataset, refresh, describing, aspect) 
                 [t("without a caption"), dataset.missing],
                 [t("sizes"), Object.keys(dataset.buckets).length],
             ]),
-            dataset.skipped.map((line) => note(line, "bad")),
+            dataset.skipped.map((line) => saidNote(line, "bad")),
             pictures.sizes,
             wordCloud(name, dataset.pictures, pictures.filter, refresh),
             tagOfAll(name, refresh),

@@ -3,6 +3,7 @@ import { h } from "../core/elements.mjs";
 import { formatBytes, formatDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, facts, note, summary, table } from "../controls/basic.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").PreflightDetails} PreflightReport */
 
@@ -42,8 +43,8 @@ export function preflightReport(result, links, showPictures) {
             [t("time, about"), expected ? formatDuration(expected.total_seconds || 0) : ""],
             [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
         ]),
-        report.notes.map((line) => [note(line), links(line)]),
-        report.skipped.map((line) => note(line, "bad")),
+        report.notes.map((line) => [saidNote(line), links(line)]),
+        report.skipped.map((line) => saidNote(line, "bad")),
         report.too_long.map(([name, tokens]) =>
             note(t("{0}: the caption is {1} tokens long, only {2} are used", name, tokens, limit)),
         ),

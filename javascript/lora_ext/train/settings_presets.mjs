@@ -4,6 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, field, note, select, stack, summary, textInput } from "../controls/basic.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").TrainingPreset} Preset */
 
@@ -50,7 +51,7 @@ function otherPrograms(load) {
         setChildren(
             said,
             note(t("{0} settings of {1} are in the form.", count, file.name), "good"),
-            told.map((line) => note(line)),
+            told.map((line) => saidNote(line)),
         );
     });
     const input = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: open });

@@ -4,6 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, select, textInput } from "../controls/basic.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").PresetRow} Preset */
 /** @typedef {import("../api_types").PresetsAnswer} Presets */
@@ -99,7 +100,7 @@ export class PresetList {
     /** @param {Presets} found */
     show(found) {
         this.presets = found.presets;
-        for (const line of found.notes) toast(line, "bad");
+        for (const line of found.notes) toast(pageWords(line), "bad");
         setChildren(this.list, presetOptions(this.presets));
         this.list.value = this.marked;
     }

@@ -4,8 +4,8 @@ import { post } from "../core/api.mjs";
 import { FieldError, messageOf } from "../core/messages.mjs";
 import { formatWeight } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
-import { note } from "../controls/basic.mjs";
 import { lineChart } from "../controls/chart.mjs";
+import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").TagAnswer} WrittenTag */
 
@@ -43,7 +43,7 @@ export function tagLine(request) {
         tag.classList.remove("busy");
         tag.classList.toggle("bad", Boolean(failed));
         tag.textContent = failed || made.tag;
-        setChildren(notes, [...made.notes.map((line) => note(line, "bad")), ...curveChart(made)]);
+        setChildren(notes, [...made.notes.map((line) => saidNote(line, "bad")), ...curveChart(made)]);
     };
     return {
         element: h("div", { class: "lx-grow" }, tag, notes),
