@@ -23,9 +23,9 @@ def page_states(page: Any) -> Iterator[str]:
     for name in PANELS:
         panel = go(page, name)
         panel.locator(".lx-card").first.wait_for()
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(250)
         panel.evaluate(_OPEN_ALL)
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(100)
         yield name
         yield from _sides(page, panel, name)
         if name in _MORE:
@@ -37,9 +37,9 @@ def _sides(page: Any, panel: Any, name: str) -> Iterator[str]:
     sides = panel.locator("[role=radiogroup]").first.get_by_role("radio") if name in ("train", "tools") else None
     for side in range(1, sides.count() if sides else 0):
         sides.nth(side).click()
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(250)
         panel.evaluate(_OPEN_ALL)
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(100)
         yield f"{name}, side {side}"
 
 
@@ -59,16 +59,23 @@ def _files(page: Any, panel: Any) -> Iterator[str]:
     forms = panel.locator(".lx-selection [aria-expanded]")
     for number in range(forms.count()):
         forms.nth(number).click()
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(100)
         yield f"selected files, form {number}"
     page.keyboard.press("Escape")
 
 
 def _jobs(page: Any, panel: Any) -> Iterator[str]:
     page.locator(".lx-job-menu-face").click()
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(200)
     yield "the list of jobs"
     page.keyboard.press("Escape")
 
 
-_MORE = {"generate": _jobs, "weights": _picker, "files": _files}
+def _all_settings(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator("[role=radiogroup]").first.get_by_role("radio").first.click()
+    panel.locator("[role=radio][data-value=all]").first.click()
+    page.wait_for_timeout(100)
+    yield "all settings"
+
+
+_MORE = {"generate": _jobs, "weights": _picker, "files": _files, "train": _all_settings}

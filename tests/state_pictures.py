@@ -1,0 +1,118 @@
+"""Makes the pictures of every panel, dialog and state again: `python tests/state_pictures.py`, into docs/states.
+
+Each is the standalone page in the light theme beside the dark one. A picture that is the same as the kept one, but for
+how it was compressed, stays as it is; so a change of the page changes the pictures of what it changed alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from chromium import fresh, started
+from PIL import Image, ImageChops, ImageStat
+from ui.program import ROOT, Server, dataset
+
+sys.path.insert(0, str(ROOT / "tests" / "ui"))
+from page_states import page_states
+
+FOLDER = ROOT / "docs" / "states"
+PAGE = ROOT / "docs" / "states.md"
+SHRUNK, LEAST, TALLEST, QUALITY = 0.5, 560, 1600, 60
+"""Of the pictures' size; lowest and greatest height in pixels; of the compression."""
+ALIKE = 1.0
+"""Of 255, the mean of a tile of 32 × 32 pixels: what the compression makes."""
+DAY = 1_790_000_000
+"""What all files of the pictures are dated."""
+_HEIGHT = """([least, tallest]) => {
+    const parts = document.querySelectorAll('#lora-ext .lx-panel:not([hidden]) *');
+    const ends = [...parts].filter(one => one.checkVisibility()).map(one => one.getBoundingClientRect().bottom);
+    return Math.round(Math.min(tallest, Math.max(least, ...ends) + 16));
+}"""
+FIRST_LINES = """# Every panel and state
+
+The standalone page, light and dark: each panel, its sides, open dialogs and lists.
+`python tests/state_pictures.py` makes these pictures again. [The controls](TAB.md) in each state are kept apart.
+"""
+
+
+def with_one_date(route: Any) -> None:
+    """Answers as the program does, but with one date for all files."""
+    answer = route.fetch()
+    body = re.sub(r'"(time|thumb)":\s*[\d.]+', rf'"\1":{DAY}', answer.text())
+    route.fulfill(response=answer, body=body)
+
+
+def pictures(browser: Any, url: str, theme: str) -> Iterator[tuple[str, Image.Image]]:
+    """Each state and how it looks."""
+    with fresh(browser, 60_000) as (page, errors):
+        page.route(re.compile(r"/v1/(library|inspect|pictures/newest)\?"), with_one_date)
+        page.goto(f"{url}/?__theme={theme}")
+        page.wait_for_selector("#lora-ext .lx-tabs")
+        page.set_viewport_size(
+            {"width": 1280, "height": TALLEST}
+        )  # what sticks to the window's edge is then out of the way
+        for state in page_states(page):
+            page.mouse.move(0, 0)
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(300)
+            image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            yield state, image.crop((0, 0, image.width, page.evaluate(_HEIGHT, [LEAST, TALLEST])))
+    assert not errors, errors
+
+
+def beside(light: Image.Image, dark: Image.Image) -> Image.Image:
+    """Both themes in one picture, smaller."""
+    both = Image.new("RGB", (light.width + dark.width, max(light.height, dark.height)))
+    both.paste(light)
+    both.paste(dark, (light.width, 0))
+    return both.resize((round(both.width * SHRUNK), round(both.height * SHRUNK)), Image.Resampling.LANCZOS)
+
+
+def is_alike(one: Image.Image, other: Image.Image) -> bool:
+    """Whether no tile of two pictures differs by more than the compression makes."""
+    if one.size != other.size:
+        return False
+    apart = ImageChops.difference(one, other)
+    tiles = ((x, y, x + 32, y + 32) for x in range(0, one.width, 32) for y in range(0, one.height, 32))
+    return all(max(ImageStat.Stat(apart.crop(tile)).mean) <= ALIKE for tile in tiles)
+
+
+def save(image: Image.Image, path: Path) -> str:
+    """Writes a picture where it differs from the kept one, and says what was done."""
+    packed = io.BytesIO()
+    image.save(packed, "WEBP", quality=QUALITY, method=6)
+    new = Image.open(packed).convert("RGB")
+    if path.exists() and is_alike(new, Image.open(path).convert("RGB")):
+        return "as before"
+    path.write_bytes(packed.getvalue())
+    return f"{len(packed.getvalue()) // 1024} KB"
+
+
+def main() -> None:
+    """Draws all states, and the page that shows them."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    data = Path(tempfile.mkdtemp())
+    dataset(data / "datasets" / "circles" / "2_circle")
+    server = Server(data, None)
+    lines, kept = [FIRST_LINES], set()
+    with started() as browser:
+        light, dark = (dict(pictures(browser, server.url, theme)) for theme in ("light", "dark"))
+    server.stop()
+    for state, image in light.items():
+        path = FOLDER / f"{re.sub('[^a-z0-9]+', '-', state)}.webp"
+        print(f"{state}: {save(beside(image, dark[state]), path)}", flush=True)
+        kept.add(path)
+        lines.append(f"## {state[0].upper()}{state[1:]}\n![{state}, light and dark](states/{path.name})\n")
+    for old in set(FOLDER.iterdir()) - kept:
+        old.unlink()
+    PAGE.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
