@@ -54,13 +54,18 @@ def pictures(browser: Any, url: str, theme: str) -> Iterator[tuple[str, Image.Im
         page.route(re.compile(r"/v1/(library|inspect|pictures/newest)\?"), with_one_date)
         page.goto(f"{url}/?__theme={theme}")
         page.wait_for_selector("#lora-ext .lx-tabs")
+        asked: set[Any] = set()
+        page.on("request", lambda request: asked.add(request))
+        for ended in ("requestfinished", "requestfailed"):
+            page.on(ended, lambda request: asked.discard(request))
         page.set_viewport_size(
             {"width": 1280, "height": TALLEST}
         )  # what sticks to the window's edge is then out of the way
         for state in page_states(page):
             page.mouse.move(0, 0)
-            page.wait_for_load_state("networkidle")
             page.wait_for_timeout(300)
+            while asked:
+                page.wait_for_timeout(300)
             image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             yield state, image.crop((0, 0, image.width, page.evaluate(_HEIGHT, [LEAST, TALLEST])))
     assert not errors, errors

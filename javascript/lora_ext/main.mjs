@@ -45,8 +45,7 @@ async function mount(element) {
     const { bar, panels, first } = makePanels();
     setChildren(
         element,
-        h("div", { class: "lx-body" }, h("div", { class: "lx-top" }, bar), panels),
-        h("div", { class: "lx-job-menu" }),
+        h("div", { class: "lx-body" }, h("div", { class: "lx-top" }, bar, h("div", { class: "lx-job-menu" })), panels),
         h("div", { class: "lx-toasts" }),
     );
     emit("mounted");

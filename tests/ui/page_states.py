@@ -43,7 +43,18 @@ def _sides(page: Any, panel: Any, name: str) -> Iterator[str]:
         yield f"{name}, side {side}"
 
 
-def _picker(page: Any, panel: Any) -> Iterator[str]:
+def _incomplete(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator(".lx-button.main").first.click()
+    panel.locator(".lx-wrong:visible").first.wait_for()
+    yield "start, incomplete"
+
+
+def _wrong_text_and_picker(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator("textarea.lx-text").fill("1,2,x")
+    panel.locator(".lx-note.bad[role=alert]:visible").first.wait_for()
+    panel.locator(".lx-tag.bad:not(.busy)").wait_for()
+    yield "weights that cannot be read"
+    panel.locator("textarea.lx-text").fill("ALL")
     panel.locator(".lx-pick:visible").first.click()
     panel.locator(".lx-item").first.wait_for()
     yield "an open picker"
@@ -78,4 +89,10 @@ def _all_settings(page: Any, panel: Any) -> Iterator[str]:
     yield "all settings"
 
 
-_MORE = {"generate": _jobs, "weights": _picker, "files": _files, "train": _all_settings}
+_MORE = {
+    "start": _incomplete,
+    "generate": _jobs,
+    "weights": _wrong_text_and_picker,
+    "files": _files,
+    "train": _all_settings,
+}

@@ -98,7 +98,7 @@ def test_files_of_one_network_are_shown_together_and_deleted(page: Any, server: 
     panel.locator(".lx-file[data-name='boat r2']").first.wait_for()
     panel.get_by_role("button", name="Find duplicates").click()
     found = panel.locator(".lx-duplicate", has_text="boat")
-    panel.get_by_text("groups of files that hold the same network").wait_for()
+    panel.get_by_text("group of files that hold the same network").wait_for()
     assert [row.split("\n")[-1] for row in found.locator(".lx-hint").all_inner_texts()] == [
         "the highest rank and precision · float32",
         "the same weights in float16",
@@ -108,7 +108,7 @@ def test_files_of_one_network_are_shown_together_and_deleted(page: Any, server: 
     panel.get_by_role("button", name="Keep all").click()
     assert panel.get_by_role("button", name="Move 0 files to the bin").is_disabled()
     panel.get_by_label("Delete boat half", exact=True).check()
-    panel.get_by_role("button", name="Move 1 files to the bin").click()
+    panel.get_by_role("button", name="Move 1 file to the bin").click()
     panel.get_by_text("1 file is in the bin").wait_for()
     assert found.count() == 2 and not (loras / "boat half.safetensors").exists()
 

@@ -87,6 +87,7 @@ export class WeightsText {
         this.error = error;
         this.message.textContent = error;
         this.message.hidden = !error;
+        this.box.setAttribute("aria-invalid", String(Boolean(error)));
     }
 
     /** Throws FieldError while the text cannot be read. */
