@@ -19,12 +19,7 @@ function effectPicture() {
         { class: "lx-effect-rows", "aria-hidden": true },
         rows.map((row) => h("span", {}, row)),
     );
-    return h(
-        "figure",
-        { class: "lx-effect" },
-        h("div", {}, image, names),
-        h("figcaption", {}, h("small", {}, about)),
-    );
+    return h("figure", { class: "lx-effect" }, h("div", {}, image, names), h("figcaption", {}, h("small", {}, about)));
 }
 
 export class RegularisationBox {
