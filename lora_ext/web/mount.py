@@ -88,7 +88,7 @@ def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
     # the first look at thousands of files takes a while: it begins before anyone asks
     threading.Thread(target=lambda: app_state.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
     before = len(app.router.routes)
-    app.include_router(api)
+    app.include_router(api, include_in_schema=False)  # the program's own /openapi.json may be open to everybody
     routes_ = app.router.routes
     routes_[:] = routes_[before:] + routes_[:before]  # gradio's own catch-all comes after ours
 
