@@ -224,6 +224,8 @@ class Loras:
             raise FitError(f"{name}: a region by separate prediction is given to lora_ext.apply, not later to set")
         self._regions[name] = separate
         spec = spec_from_tag(LoraTag(name, **fields), self._files[name], self._presets)
+        if region is not None and region.pixels is not None and not bool(region.pixels.any()):
+            spec = replace(spec, notes=(*spec.notes, _BLACK))
         if separate is None:
             return replace(spec, region=region)
         has_te = any(layer_id.part != UNET for layer_id in self._files[name].adapters)
@@ -241,6 +243,7 @@ def _noise_level(scheduler: Any, step: int, total: int) -> float:
 
 
 _TEXT_ONCE = "a pipeline encodes the text once for all regions: the text-encoder part of this file does not act"
+_BLACK = "its mask is 0 everywhere: it acts in no part of the picture"
 _ARRAYS = count(1)
 LORA_TAG_FIELDS = ("te", "unet", "dyn", "lbw", "lbwe", "start", "stop", "x", "compose", "at", "feather", "way")
 NUMERIC_TAG_FIELDS = ("te", "unet", "dyn", "start", "stop", "x")

@@ -120,6 +120,9 @@ def test_regions_of_the_picture(pipe: Tiny) -> None:
     for way in ("separate", "output"):
         with lora_ext.apply(pipe, {a: unet_only | {"at": torch.ones(3, 3), "way": way}}, mode="live"):
             assert torch.equal(pipe.draw()[1], left)
+        with lora_ext.apply(pipe, {a: unet_only | {"at": torch.zeros(3, 3), "way": way}}, mode="live") as lora:
+            torch.testing.assert_close(pipe.draw()[1], plain[1])
+            assert "its mask is 0 everywhere" in str(lora.fits[0])
     assert all(map(torch.equal, pipe.draw(), plain))
     with lora_ext.apply(pipe, {a: {"weight": 1.0, "at": "left"}}) as lora:
         assert torch.equal(pipe.draw()[0], plain[0]) and "encodes the text once" in str(lora.fits[0])

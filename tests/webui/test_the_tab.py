@@ -64,6 +64,24 @@ def test_what_was_inserted_is_what_is_drawn(page: Any, webui: WebUI) -> None:
     assert (webui.make(prompt).pixels != webui.make("<lora:lierla:1>").pixels).any()
 
 
+def test_weights_that_acted_are_drawn_under_the_picture(page: Any, webui: WebUI) -> None:
+    """Below the comments of the web UI's own page."""
+    webui.options(lora_ext_show_curve=True)
+    try:
+        page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
+        page.fill("#txt2img_prompt textarea", "a cat <lora:lierla:0@0,0.9@0.5,0@1>")
+        for name, value in (("steps", "5"), ("width", "64"), ("height", "64")):
+            page.locator(f"#txt2img_{name} input[type=number]").fill(value)
+        page.click("#txt2img_generate")
+        line = page.locator("#html_log_txt2img .lx-acted .line")
+        line.wait_for(timeout=PATIENCE)
+    finally:
+        webui.options(lora_ext_show_curve=False)
+    comment = page.locator("#html_log_txt2img p.comments").inner_text()
+    calls = int(comment.split("lierla: weight at each of ")[1].split()[0])
+    assert line.get_attribute("d").count("L") == calls - 1 and line.bounding_box()["width"] > 100
+
+
 def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     """The form's least, the curve while it runs, the file at the end; the next picture is bit-identical."""
     webui = trained_on
