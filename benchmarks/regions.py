@@ -98,11 +98,11 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 64
             column, seed = divmod(number, SEEDS)
             place = (column * (side + gap), row * block + label + seed * (side + gap))
             sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
-    return sheet.quantize(256)
+    return sheet.quantize(64)
 
 
 def main() -> int:
-    """Prints a table for each size; writes the sheet of the first."""
+    """Prints a table for each size; writes the sheet of all pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--from-prompt", type=int, default=0, help="the first of the scenes' prompts that is used")
@@ -123,7 +123,7 @@ def main() -> int:
             print(f"  {way:<20}" + "".join(f"  {name} {share:4.0%}" for name, share in shares.items()), flush=True)
             rows.append((f"{way}, {size}", images))
     if args.sheet:
-        draw_sheet(rows).save(args.sheet)
+        draw_sheet(rows).save(args.sheet, optimize=True)
     return 0
 
 
