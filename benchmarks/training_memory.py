@@ -143,7 +143,7 @@ def estimated(family: str, latent: int, recipe: Recipe, unet: nn.Module, trained
     """The report's estimate, without the autoencoder and the libraries."""
     run = RunSize(
         {"unet": size_of_part(unet)}, sizes_of_blocks(unet), trained, 1.0, UNET_COSTS[family].activation_bytes,
-        (8 * latent, 8 * latent), torch.device("cpu"),
+        (8 * latent, 8 * latent), torch.device("cpu"), UNET_COSTS[family].checkpointed_share,
     )  # fmt: skip
     return sum(memory_need(recipe, run)) - 84e6 * (4 if recipe.mixed_precision == "no" else 2)
 

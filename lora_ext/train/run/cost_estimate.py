@@ -45,18 +45,20 @@ class UNetCost(NamedTuple):
         linear_operations: Operations of a step for each latent pixel.
         quadratic_operations: Operations of a step for each square of latent pixels (attention).
         activation_bytes: Bytes of activations for each latent pixel, in float32.
+        checkpointed_share: The share of them that gradient checkpointing keeps, or has at once in one block.
     """
 
     parameters: float
     linear_operations: float
     quadratic_operations: float
     activation_bytes: float
+    checkpointed_share: float
 
 
 UNET_COSTS = {
-    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 7.0e5),
-    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 6.5e5),
-    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.15e6),
+    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 7.0e5, 0.22),
+    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 6.5e5, 0.22),
+    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.15e6, 0.12),
 }
 
 
@@ -109,7 +111,10 @@ def estimate_cost(
     part = (sizes["unet"].numbers if "unet" in sizes else 0) / cost.parameters
     half = recipe.mixed_precision != "no"
     blocks = sizes_of_blocks(parts["unet"]) if "unet" in parts else ()
-    size = RunSize(sizes, blocks, parameter_count, part, cost.activation_bytes, largest_bucket, model.device)
+    size = RunSize(
+        sizes, blocks, parameter_count, part, cost.activation_bytes, largest_bucket, model.device,
+        cost.checkpointed_share,
+    )  # fmt: skip
     need, have = memory_need(recipe, size), available_bytes(model)
     work = (
         part

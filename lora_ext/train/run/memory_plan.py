@@ -20,8 +20,6 @@ from ..network.stored_weights import stored_layers, swappable_blocks
 
 LIBRARY_BYTES = 0.4 * 2.0**30
 """Memory of torch and its libraries without any model."""
-CHECKPOINTED_ACTIVATIONS = 0.3
-"""Share of the activations that gradient checkpointing keeps."""
 OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
 """Bytes of an optimizer's state for each trained number in float32; 8 for the others (two float32)."""
 _VAE_NUMBERS = 84e6
@@ -46,6 +44,7 @@ class RunSize:
         activation_bytes: Bytes of activations for each latent pixel of such a U-Net, in float32.
         largest_bucket: (width, height) in pixels.
         device: Where it is trained.
+        checkpointed_share: The share of the activations that gradient checkpointing keeps.
     """
 
     parts: Mapping[str, PartSize]
@@ -55,6 +54,7 @@ class RunSize:
     activation_bytes: float
     largest_bucket: PixelSize
     device: torch.device
+    checkpointed_share: float
 
 
 class MemoryNeed(NamedTuple):
@@ -106,7 +106,7 @@ def memory_need(recipe: Recipe, size: RunSize) -> MemoryNeed:
     state = OPTIMIZER_BYTES_PER_PARAMETER.get(recipe.optimizer_type.casefold(), 8) * own / 4
     training = size.trained * (own + (0 if recipe.fused_backward_pass else own) + state)
     area = size.largest_bucket[0] * size.largest_bucket[1] / VAE_SCALE_FACTOR**2 * recipe.train_batch_size
-    kept = size.activation_bytes * width / 4 * (CHECKPOINTED_ACTIVATIONS if recipe.gradient_checkpointing else 1)
+    kept = size.activation_bytes * width / 4 * (size.checkpointed_share if recipe.gradient_checkpointing else 1)
     return MemoryNeed(weights, training, area * kept * min(size.share, 1))
 
 
