@@ -46,8 +46,8 @@ OnToyImage = Callable[[], object]
 def save_toy_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
     """Generates images of the concept and plain scenes for regularisation, with captions.
 
-    Every fourth plain scene has no caption: classifier-free guidance subtracts the prediction without a caption, which
-    must not change either.
+    Every fourth plain scene has no caption of its own, so that its folder's word is its caption: classifier-free
+    guidance subtracts the prediction without a caption, which must not change either.
 
     Args:
         folder: The folder for both.
