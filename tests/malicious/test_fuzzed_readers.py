@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
