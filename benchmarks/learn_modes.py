@@ -1,6 +1,6 @@
 """Do the modes without a folder of pictures teach? Each is trained on the embedded model and judged by its checker.
 
-    python benchmarks/learn_modes.py [--only ileco erase slider addift] [--threads 2] [--out DIR] [--set NAME=VALUE …]
+    python benchmarks/learn_modes.py [--only ileco erase slider addift …] [--threads 2] [--out DIR] [--set NAME=VALUE …]
 
 ileco: "red" becomes "blue". 36 whole scenes with red are given as prompts and 200 without as prompts to keep; of the
 other scenes with red the first 24 that the model draws right in blue are judged as blue, and 24 scenes without red,
@@ -9,8 +9,9 @@ erase: rings, from 19 prompts with a ring and those of other shapes to keep. 24 
 without one are judged as before. Asked for nothing the model draws one of six shapes, so a sixth may be rings again.
 slider: "small" to "large". The area of the shape in 12 scenes that were not given, at weights -2 to 2, and how many
 that were right still are.
-addift: one pair, a red circle without and with a white frame. 24 scenes without white are drawn and must have the frame
-around their own shape in its colours; beside it the same with the word "framed" instead of the LoRA.
+addift: one pair, a red circle without and with a white frame. The frame is pasted into pictures that the model draws of
+other prompts. 24 scenes without white are drawn and must have the frame, and within it their own shape in its colours.
+pair-alone, multi-addift, difference: the same from that pair without other pictures, from 12 pairs, and in two passes.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ NO_RINGS = [text for text in (*KEPT, *RED) if "ring" not in text and text not in
 SIZED = KEPT[:36]
 UNFRAMED = [text for text in shapes.SCENE_PROMPTS if "white" not in text][:JUDGED]
 FRAMED = [*(text for text in KEPT[::7] if "white" not in text and text not in UNFRAMED), ""]
+_COLOURED = [text for text in (*KEPT, *RED) if "white" not in text and text not in shapes.SCENE_PROMPTS]
+PASTED = [*_COLOURED[:: len(_COLOURED) // 23][:23], ""]
 COMMON: dict[str, Any] = {
     "resolution": str(shapes.SCENE_PIXELS), "network_module": "lierla", "network_dim": 8, "network_alpha": 8,
     "train_batch_size": 8, "learning_rate": 5e-4, "max_train_steps": 30, "lr_scheduler": "cosine", "seed": 1,
@@ -73,6 +76,19 @@ COMMON: dict[str, Any] = {
     "v_pred_like_loss": 1.0,
 }  # fmt: skip
 WORDS: dict[str, Any] = {"network_include": ("*attn2.to_k", "*attn2.to_v"), "uce_start": True}
+C3LIER: dict[str, Any] = {"network_module": "c3lier", "conv_dim": 8, "conv_alpha": 8, "cache_latents": True}
+PAIRS: dict[str, Any] = {
+    **C3LIER,
+    "train_batch_size": 4,
+    "learning_rate": 2.5e-3,
+    "max_train_steps": 200,
+    "pair_weight": 0.7,
+    "diff_alt_ratio": 0,
+    # a frame is settled at the noisy timesteps
+    "min_timestep": 300,
+    "debiased_estimation_loss": True,
+}
+TURNS: dict[str, Any] = {"original_prompt": "|".join(FRAMED), "target_prompt": "|".join(FRAMED)}
 MODES: dict[str, dict[str, Any]] = {
     "ileco": {
         **WORDS,
@@ -85,6 +101,7 @@ MODES: dict[str, dict[str, Any]] = {
         "mode": "ileco",
         "original_prompt": "|".join(RINGS[::2]),
         "keep_prompts": "|".join(NO_RINGS),
+        "target_guidance": 1.25,
         "network_dim": 16,
         "network_alpha": 16,
         "learning_rate": 1e-4,
@@ -95,19 +112,12 @@ MODES: dict[str, dict[str, Any]] = {
         "original_prompt": "|".join(SIZED),
         "positive_prompt": "|".join(text.replace("a ", "a large ", 1) for text in SIZED),
         "negative_prompt": "|".join(text.replace("a ", "a small ", 1) for text in SIZED),
-        "slider_guidance": 0.25,
+        "slider_guidance": 0.125,
     },
-    "addift": {
-        "network_module": "c3lier",
-        "conv_dim": 8,
-        "conv_alpha": 8,
-        "cache_latents": True,
-        "learning_rate": 3e-3,
-        "max_train_steps": 80,
-        "pair_weight": 1.0,
-        "original_prompt": "|".join(FRAMED),
-        "target_prompt": "|".join(FRAMED),
-    },
+    "addift": {**PAIRS, "caption_dropout_rate": 0.25},
+    "pair-alone": {**PAIRS, **TURNS, "mode": "addift"},
+    "multi-addift": {**PAIRS, **TURNS, "diff_target_name": "_framed"},
+    "difference": {**C3LIER, "original_prompt": "a red circle on a black background", "learning_rate": 1e-3},
 }
 
 
@@ -138,22 +148,18 @@ def judge_erase(model: StandaloneModel, out: Path) -> None:
     right = np.flatnonzero(obeyed(drawn(model, out, rings), rings))[:JUDGED]
     asked = [rings[i] for i in right]
     others = [text for text in shapes.SCENE_PROMPTS if "ring" not in text][:JUDGED]
-    for weight in (1, 1.25):
-        images = drawn(model, out, asked, f"<lora:erase:{weight}>")
-        fits = [
-            shapes.shape_fits(image, shapes.parse_scene_caption(text))["ring"]
-            for image, text in zip(images, asked, strict=True)
-        ]
-        gone = (np.array(fits) < 0.72).sum()
-        print(
-            f"erase {weight}: {gone} of {len(asked)} rings are gone; {changed(model, out, 'erase', others, weight)}",
-            flush=True,
-        )
+    images = drawn(model, out, asked, "<lora:erase:1>")
+    fits = [
+        shapes.shape_fits(image, shapes.parse_scene_caption(text))["ring"]
+        for image, text in zip(images, asked, strict=True)
+    ]
+    gone = (np.array(fits) < 0.72).sum()
+    print(f"erase: {gone} of {len(asked)} rings are gone; {changed(model, out, 'erase', others)}")
 
 
-def changed(model: StandaloneModel, out: Path, name: str, prompts: Sequence[str], weight: float = 1) -> str:
+def changed(model: StandaloneModel, out: Path, name: str, prompts: Sequence[str]) -> str:
     """Says how many prompts that were obeyed are not any more with the LoRA."""
-    before, after = (obeyed(drawn(model, out, prompts, tag), prompts) for tag in ("", f"<lora:{name}:{weight}>"))
+    before, after = (obeyed(drawn(model, out, prompts, tag), prompts) for tag in ("", f"<lora:{name}:1>"))
     return f"{(before & ~after).sum()} of {before.sum()} others changed"
 
 
@@ -177,26 +183,41 @@ def judge_slider(model: StandaloneModel, out: Path) -> None:
         print(f"slider {weight:+}: area {np.mean(areas):.3f}, {kept} of {right.sum()} still right", flush=True)
 
 
-def save_pair(folder: Path) -> dict[str, str]:
-    """Saves the pair of addift; the options that name it."""
+def save_pairs(folder: Path, captions: Sequence[str], names: Sequence[str]) -> None:
+    """Saves the scenes of captions without and with their frame, under the names given of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    scene = shapes.Scene("circle", "red", "black")
-    made = {"original_image": scene, "target_image": replace(scene, style="framed")}
-    for name, drawn_scene in made.items():
-        shapes.draw_scene(drawn_scene).save(folder / f"{name}.png")
-    return {name: str(folder / f"{name}.png") for name in made}
+    for number, text in enumerate(captions):
+        scene = shapes.parse_scene_caption(text)
+        for name, style in zip(names, ("plain", "framed"), strict=True):
+            shapes.draw_scene(replace(scene, style=style)).save(folder / name.format(number))
 
 
-def judge_addift(model: StandaloneModel, out: Path) -> None:
-    """Prints the share of new prompts that have the frame."""
+def pair_settings(model: StandaloneModel, mode: str, out: Path) -> dict[str, Any]:
+    """Saves the pairs of a mode, and the pictures into which one is pasted; the options that name them."""
+    if mode == "multi-addift":
+        save_pairs(out / "pairs", FRAMED[:12], ["{}.png", "{}_framed.png"])
+        return {"train_data_dir": str(out / "pairs")}
+    names = {"original_image": "before.png", "target_image": "after.png"}
+    save_pairs(out / "pair", ["a red circle on a black background"], list(names.values()))
+    made = {option: str(out / "pair" / name) for option, name in names.items()}
+    if mode != "addift":
+        return made
+    toy_task.save_pictures(out / "paste", drawn(model, out, PASTED), PASTED)
+    return {**made, "paste_data_dir": str(out / "paste")}
+
+
+def judge_frames(model: StandaloneModel, out: Path) -> None:
+    """Prints how many new prompts have the frame, and how many of them their shape in its colours within."""
     framed = [text.replace("a ", "a framed ", 1) for text in UNFRAMED]
-    asked = obeyed(drawn(model, out, framed), framed)
-    for weight in (0.5, 1):
-        found = obeyed(drawn(model, out, UNFRAMED, f"<lora:addift:{weight}>"), framed)
-        print(f"addift {weight}: {found.sum()} of {len(found)} framed (by the word alone {asked.sum()})", flush=True)
+    for weight in (1, 0.7):
+        images = drawn(model, out, UNFRAMED, f"<lora:{out.name}:{weight}>")
+        frames = sum(shapes.has_frame(image, text) for image, text in zip(images, framed, strict=True))
+        right = obeyed(images, framed).sum()
+        shapes.image_grid(images).save(out / f"{weight}.png")
+        print(f"{out.name} {weight}: {frames} of {len(framed)} have the frame, {right} of them are right", flush=True)
 
 
-JUDGES = {"ileco": judge_ileco, "erase": judge_erase, "slider": judge_slider, "addift": judge_addift}
+JUDGES = {"ileco": judge_ileco, "erase": judge_erase, "slider": judge_slider}
 
 
 def main() -> None:
@@ -214,7 +235,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for mode in options.only:
             out = (options.out or Path(temporary)) / mode
-            own = {**MODES[mode], **(save_pair(out / "pair") if mode == "addift" else {})}
+            own = {**MODES[mode], **({} if mode in JUDGES else pair_settings(model, mode, out))}
             made = recipe_from_settings(
                 {**COMMON, "mode": mode, **own, "output_name": mode, "output_dir": str(out), **more}
             )
@@ -224,7 +245,7 @@ def main() -> None:
                 used = time.process_time() - used
                 print(f"{mode}: {outcome.steps} steps in {outcome.seconds:.0f} s, {used:.0f} CPU s", flush=True)
             if not options.train_only:
-                JUDGES[mode](model, out)
+                JUDGES.get(mode, judge_frames)(model, out)
 
 
 if __name__ == "__main__":

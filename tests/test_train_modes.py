@@ -40,6 +40,7 @@ def prompts_recipe(out: Path, **more: Any) -> Recipe:
         ({**ILECO, "positive_prompt": "large"}, "positive_prompt belongs to mode slider, not to ileco"),
         ({**ILECO, "train_data_dir": "somewhere"}, "train_data_dir belongs to mode pictures"),
         ({**ILECO, "target_prompt": "a|b"}, "target_prompt has 2 prompts and original_prompt 1"),
+        ({**SLIDER, "target_guidance": 1.5}, "target_guidance belongs to mode ileco, not to slider"),
         ({**ILECO, "keep_prompts": "red"}, "'red' is in original_prompt and in keep_prompts"),
         ({**ILECO, "network_train_text_encoder_only": True}, "network_train_text_encoder_only belongs to mode"),
     ],
@@ -53,11 +54,13 @@ def test_prompts_become_tasks() -> None:
     keep = {text: PromptTask(text) for text in ("green", "a cat", "")}
     assert prompt_tasks(Recipe(**ILECO)) == {**keep, "red": PromptTask("blue")}  # type: ignore[arg-type]
     assert prompt_tasks(Recipe(mode="ileco", original_prompt="a|b")) == {"a": PromptTask(""), "b": PromptTask("")}
+    beyond = prompt_tasks(Recipe(**ILECO, target_guidance=1.5))  # type: ignore[arg-type]
+    assert beyond == {**keep, "red": PromptTask("red", "blue", "red")}
     two = prompt_tasks(Recipe(**SLIDER, kept_attributes="old | young"))  # type: ignore[arg-type]
     assert two["old shape"] == PromptTask("old shape", "old large", "old small") and len(two) == 2
 
 
-@pytest.mark.parametrize("settings", [ILECO, SLIDER, {**SLIDER, "denoise_steps": 2}])
+@pytest.mark.parametrize("settings", [ILECO, {**ILECO, "target_guidance": 1.5}, SLIDER, {**SLIDER, "denoise_steps": 2}])
 def test_the_loss_of_an_untrained_network_is_the_distance_of_the_base_predictions(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +84,7 @@ def test_the_loss_of_an_untrained_network_is_the_distance_of_the_base_prediction
         texts = [t.start for t in tasks], [t.plus or "" for t in tasks], [t.minus for t in tasks], batch.captions
         start, plus, minus, now = (predict(host, x, steps, objective.encode_captions(row), None) for row in texts)
         moved = torch.tensor([t.plus is not None for t in tasks]).view(-1, 1, 1, 1)
-        wanted = start + moved * 4.0 * (plus - minus)
+        wanted = start + moved * (1.5 if made.mode == "ileco" else 4.0) * (plus - minus)
         assert loss.item() == pytest.approx(((now - wanted) ** 2).mean().item(), rel=1e-4)
 
 

@@ -58,6 +58,16 @@ def pairs_recipe(out: Path, pair: tuple[Path, Path], **more: Any) -> Recipe:
             {"mode": "addift", "original_image": "a", "target_image": "b", "color_aug": True},
             "color_aug belongs to mode",
         ),
+        (
+            {
+                "mode": "addift",
+                "original_image": "a",
+                "target_image": "b",
+                "paste_data_dir": "c",
+                "target_prompt": "d",
+            },
+            "each picture's own caption is the prompt of both sides; leave target_prompt out",
+        ),
         ({"mode": "difference", "target_image": "a"}, "mode difference needs original_image, or diff_load_1st_pass"),
         ({"mode": "difference", "diff_load_1st_pass": "a"}, "diff_load_1st_pass needs target_image"),
     ],
@@ -100,6 +110,51 @@ def test_a_kept_pair_is_the_one_that_is_loaded(tmp_path: Path, pair: tuple[Path,
         encoded = [host.encode_images(side) for side in first.pixels.chunk(2, 1)]
     assert kept.latents is not None and kept.pixels is None and torch.equal(kept.mask, first.mask)  # type: ignore[arg-type]
     torch.testing.assert_close(kept.latents, torch.cat(encoded, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_what_changed_in_the_pair_is_pasted_into_other_pictures(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    """Each picture is a pair of its own under its own caption; an empty folder gets one of each original_prompt."""
+    folder, host = tmp_path / "others", tiny_model()
+    made = pairs_recipe(
+        tmp_path / "out", pair, paste_data_dir=str(folder), original_prompt="a b |", diff_alt_ratio=0, seed=1,
+        max_train_steps=1,
+    )  # fmt: skip
+    TrainingRun(host, made, SilentHost()).run()
+    drawn = sorted(folder.glob("*.png"))
+    assert [path.with_suffix(".txt").read_text() for path in drawn] == ["a b", ""]
+    batches = load_training_data(replace(made, train_batch_size=2), 1).epoch_batches(0)
+    found = next(batch for batch in batches if set(batch.captions) == {"a b", ""})
+    changed = torch.from_numpy(np.asarray(Image.open(pair[1]), np.float32) / 127.5 - 1).permute(2, 0, 1)
+    for pixels, path in zip(found.pixels, found.paths, strict=True):  # type: ignore[arg-type]
+        picture = torch.from_numpy(np.asarray(Image.open(path), np.float32) / 127.5 - 1).permute(2, 0, 1)
+        torch.testing.assert_close(pixels[:3], picture)
+        torch.testing.assert_close(pixels[3:], torch.cat([changed[..., :16], picture[..., 16:]], -1))
+        assert found.mask is not None and (found.mask[..., :2] > 0.9).all() and not found.mask[..., 2:].any()
+    same = replace(made, target_image=str(pair[0]))
+    with pytest.raises(TrainError, match="are the same picture; nothing can be pasted"):
+        next(iter(load_training_data(same, 1).epoch_batches(0)))
+    with pytest.raises(TrainError, match="has no pictures; give original_prompt, of which they are drawn"):
+        load_training_data(replace(made, paste_data_dir=str(tmp_path)), 1)
+
+
+def test_without_steps_back_every_step_goes_forth_under_the_captions(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    host, folder = tiny_model(), tmp_path / "others"
+    folder.mkdir()
+    shutil.copy(pair[0], folder / "x.png")
+    (folder / "x.txt").write_text("a b")
+    made = pairs_recipe(tmp_path, pair, paste_data_dir=str(folder), diff_alt_ratio=0, caption_dropout_rate=0.5)
+    with host.prepared_for_training(TrainingModelOptions("no")), TrainableNetwork(
+        {"unet": host.parts()["unet"]}, made
+    ) as network:  # fmt: skip
+        objective, seen = build_objective(host, made, network, trains_text=False), []
+        encode = objective.encode_captions
+        objective.encode_captions = lambda captions: seen.append(captions) or encode(captions)  # type: ignore
+        odd = [batch for batch in load_training_data(made, 1).epoch_batches(0) if batch.step in (1, 3)]
+        same = [objective(replace(odd[0], captions=["a b"] * 2, step=step)).item() for step in (1, 0)]
+        for batch in odd:
+            objective(batch)
+    assert [pair_timestep(made, step, 1000) for step in range(4)] == [100, 300, 500, 700]
+    assert seen[-4:] == [odd[0].captions] * 2 + [odd[1].captions] * 2 and same[0] != same[1]
 
 
 def test_timesteps_are_the_middles_of_five_parts_in_turn() -> None:

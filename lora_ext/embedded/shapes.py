@@ -321,6 +321,11 @@ def _remove_frame(image: Image.Image | np.ndarray, scene: Scene) -> tuple[bool, 
     return bool(found), pixels.astype(np.uint8)
 
 
+def has_frame(image: Image.Image | np.ndarray, text: str) -> bool:
+    """Whether the image has the frame that a caption with the word "framed" or "sign" asks for."""
+    return _remove_frame(image, parse_scene_caption(text))[0]
+
+
 def obeys(image: Image.Image | np.ndarray, text: str) -> bool:
     """Whether the image shows the caption's shape in its colour on its ground."""
     scene = parse_scene_caption(text)

@@ -71,9 +71,14 @@ def save_toy_dataset(folder: Path, seed: int = 5) -> tuple[Path, Path]:
 
 def save_scenes(folder: Path, scenes: Sequence[shapes.Scene], captions: Sequence[str]) -> None:
     """Saves scenes as images with captions beside them."""
+    save_pictures(folder, [shapes.draw_scene(scene) for scene in scenes], captions)
+
+
+def save_pictures(folder: Path, pictures: Sequence[Image.Image], captions: Sequence[str]) -> None:
+    """Saves pictures with captions beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, (scene, text) in enumerate(zip(scenes, captions, strict=True)):
-        shapes.draw_scene(scene).save(folder / f"{i:03}.png")
+    for i, (picture, text) in enumerate(zip(pictures, captions, strict=True)):
+        picture.save(folder / f"{i:03}.png")
         (folder / f"{i:03}.txt").write_text(text, encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ _FIELDS = {
     "diff_target_name": ("multi-addift",),
     "target_data_dir": ("multi-addift",),
     "diff_use_diff_mask": _PAIRS,
+    "paste_data_dir": ("addift",),
     "train_data_dir": ("pictures", "multi-addift"),
     "flip_aug": ("pictures", *_PAIRS, "difference"),
     "random_crop": ("pictures", *_PAIRS, "difference"),
@@ -41,6 +42,8 @@ def mode_problems(recipe: Recipe) -> Iterator[str]:
     for name, modes in _FIELDS.items():
         if getattr(recipe, name) and recipe.mode not in modes:
             yield f"{name} belongs to mode {' or '.join(modes)}, not to {recipe.mode}; set that mode, or leave it out"
+    if recipe.target_guidance != 1 and recipe.mode != "ileco":
+        yield f"target_guidance belongs to mode ileco, not to {recipe.mode}; set that mode, or leave it out"
     if recipe.mode == "pictures":
         return
     for name in _PICTURES_ONLY:
@@ -53,6 +56,8 @@ def mode_problems(recipe: Recipe) -> Iterator[str]:
 def _pairs(recipe: Recipe) -> Iterator[str]:
     if recipe.mode == "addift" and not (recipe.original_image and recipe.target_image):
         yield "mode addift needs original_image and target_image, the same picture before and after a change"
+    if recipe.paste_data_dir and recipe.target_prompt:
+        yield "with paste_data_dir each picture's own caption is the prompt of both sides; leave target_prompt out"
     if recipe.mode == "multi-addift" and not recipe.train_data_dir:
         yield "mode multi-addift needs train_data_dir, a folder of pictures"
     if recipe.mode == "multi-addift" and bool(recipe.diff_target_name) == bool(recipe.target_data_dir):

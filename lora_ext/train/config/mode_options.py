@@ -33,6 +33,13 @@ class ModeOptions:
         "second picture",
         "mode",
     )
+    target_guidance: float = recipe_option(
+        1.0,
+        "ileco: how far a prompt goes towards its target; 1 reaches it, a little more erases what 1 leaves",
+        "mode",
+        low=0,
+        high=10,
+    )
     keep_prompts: str | None = recipe_option(
         None, "prompts that stay as they are, separated by |; with them the empty one", "mode"
     )
@@ -64,7 +71,18 @@ class ModeOptions:
     )
     diff_use_diff_mask: bool = recipe_option(False, "addift: learn only where the two pictures differ", "mode")
     diff_alt_ratio: float = recipe_option(
-        1.0, "addift: strength of the steps back, from the changed picture to the other", "mode", low=0, high=10
+        1.0,
+        "addift: strength of the steps back, from the changed picture to the other; 0 leaves them out",
+        "mode",
+        low=0,
+        high=10,
+    )
+    paste_data_dir: str | None = recipe_option(
+        None,
+        "addift: folder of other pictures; what differs between the two is pasted into each, which is then a pair "
+        "under its own caption. An empty folder gets a picture of each original_prompt",
+        "mode",
+        kind="folder",
     )
     diff_load_1st_pass: str | None = recipe_option(
         None, "difference: LoRA of the first picture that an earlier run saved as NAME-copy", "mode", kind="file"

@@ -45,7 +45,9 @@ def prompt_tasks(recipe: Recipe) -> dict[str, PromptTask]:
     originals = split_prompts(recipe.original_prompt)
     if recipe.mode == "ileco":
         targets = _one_each(recipe.target_prompt, originals)
-        return tasks | {old: PromptTask(new) for old, new in zip(originals, targets, strict=True)}
+        if recipe.target_guidance == 1:
+            return tasks | {old: PromptTask(new) for old, new in zip(originals, targets, strict=True)}
+        return tasks | {old: PromptTask(old, new, old) for old, new in zip(originals, targets, strict=True)}
     neutrals = originals or [""]
     plus, minus = (_one_each(text, neutrals) for text in (recipe.positive_prompt, recipe.negative_prompt))
     for attribute in split_prompts(recipe.kept_attributes) or [""]:
@@ -53,6 +55,11 @@ def prompt_tasks(recipe: Recipe) -> dict[str, PromptTask]:
             start, more, less = (f"{attribute} {text}".strip() for text in texts)
             tasks[start] = PromptTask(start, more, less)
     return tasks
+
+
+def task_guidance(recipe: Recipe) -> float:
+    """The factor on the difference of a task's two prompts."""
+    return recipe.slider_guidance if recipe.mode == "slider" else recipe.target_guidance
 
 
 def _one_each(text: str | None, originals: list[str]) -> list[str]:

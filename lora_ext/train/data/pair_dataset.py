@@ -17,13 +17,15 @@ from ...errors import TrainError
 from ...progress import Track, no_progress
 from ...protocols import VAE_SCALE_FACTOR
 from ..config.recipe import Recipe
+from .buckets import PixelSize
+from .captions import vary_caption
 from .cropped_images import crop_origin
 from .dataset import Dataset, TrainingSample
 from .dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from .image_files import ImageCrop, apply_crop, choose_crop, image_to_pixels, is_image_file
 from .picture_edit import load_cropped_image
 from .sample_order import ImageRepeat, keyed_random_number
-from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder
+from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder, load_subset
 
 LEAST_DIFFERENCE = 10
 """Sum over the colours, each 0..255, above which a pixel of a pair differs, as in traintrain."""
@@ -37,9 +39,11 @@ class PairDataset(Dataset):
 
     Attributes:
         targets: The target of each of `images`, the originals.
+        pasted: With `paste_data_dir` the pair whose change is pasted into each of `images`; each is its own target.
     """
 
     targets: tuple[DatasetImage, ...]
+    pasted: PicturePair | None
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, seed: int = 0, *, track: Track = no_progress, **_: Any) -> PairDataset:
@@ -56,8 +60,11 @@ class PairDataset(Dataset):
         Raises:
             TrainError: No pair is found, or a picture cannot be read, or the two of a pair have different shapes.
         """
-        pairs = find_pairs(recipe)
-        repeats = -(-BATCHES_PER_EPOCH * recipe.train_batch_size // len(pairs))
+        pairs, run_seed = find_pairs(recipe), recipe.seed if recipe.seed is not None else seed
+        if recipe.paste_data_dir:
+            scan = _scan_pasted(recipe, track)
+            return cls(recipe, scan, run_seed)._with_targets(scan.images, pairs[0])
+        repeats = _repeats(recipe, len(pairs))
         rules = {"bucket_rules": bucket_rules(recipe), "augmentation": augmentation_rules(recipe)}
         subset, other = (
             Subset(files[0].parent, files, repeats, batch_size=recipe.train_batch_size, **rules)  # type: ignore[arg-type]
@@ -65,29 +72,49 @@ class PairDataset(Dataset):
         )
         images = scan_dataset([subset, other], strict=True, track=track).images
         originals, targets = images[: len(pairs)], images[len(pairs) :]
-        for before, after in zip(originals, targets, strict=True):
-            if abs(before.size[0] * after.size[1] / (before.size[1] * after.size[0]) - 1) > 0.02:
-                raise TrainError(f"{before.path} and {after.path} have different shapes; crop them alike")
+        for pair, before, after in zip(pairs, originals, targets, strict=True):
+            _check_shapes(pair, (before.size, after.size))
         uncaptioned = tuple(replace(image, caption="", has_caption=False) for image in originals)
-        data = cls(recipe, DatasetScan((subset,), uncaptioned, ()), recipe.seed if recipe.seed is not None else seed)
-        data.targets, data._encoded = targets, {}
-        return data
+        return cls(recipe, DatasetScan((subset,), uncaptioned, ()), run_seed)._with_targets(targets)
 
     _encoded: dict[tuple[int, bool], TrainingSample]
+
+    def _with_targets(self, targets: tuple[DatasetImage, ...], pasted: PicturePair | None = None) -> PairDataset:
+        self.targets, self.pasted, self._encoded = targets, pasted, {}
+        return self
 
     def _load_sample(self, item: ImageRepeat, epoch: int, step: int, steps: int) -> TrainingSample:
         rng = random.Random(keyed_random_number(self.seed, "turn", epoch, *item))
         flipped = self.subsets[0].augmentation.flip_aug and rng.random() < 0.5
-        return self._encoded.get((item.image, flipped)) or self._load_pair(item.image, flipped, rng)
+        sample = self._encoded.get((item.image, flipped)) or self._load_pair(item.image, flipped, rng)
+        rules, caption = self.subsets[0].caption_rules, self.images[item.image].caption
+        return sample._replace(caption=vary_caption(caption, rules, rng, epoch=epoch + 1, step=step, steps=steps))
 
     def _load_pair(self, number: int, flipped: bool, rng: random.Random) -> TrainingSample:
         before, rules = self.images[number], self.subsets[0].augmentation
         crop = choose_crop(before.size, before.bucket_fit, rules, rng)
         pair = [self._cropped(image, before, crop) for image in (before, self.targets[number])]
         pixels = torch.cat([image_to_pixels(image) for image in pair])
+        if self.pasted is not None:
+            pixels = paste_change(pixels, self._change(before.bucket_fit.bucket))
         pixels = pixels.flip(-1) if flipped else pixels
-        mask = difference_mask(pixels) if self.recipe.diff_use_diff_mask else None
+        mask = None
+        if self.pasted is not None:  # the objective needs to know how much of each latent pixel was pasted
+            mask = F.avg_pool2d(_differing(pixels).float()[None], VAE_SCALE_FACTOR)
+        elif self.recipe.diff_use_diff_mask:
+            mask = difference_mask(pixels)
         return TrainingSample(pixels, None, mask, "", crop_origin(crop, before, flipped))
+
+    def _change(self, size: PixelSize) -> Tensor:
+        """The pair whose change is pasted, (6, h, w), stretched to a picture's size. Raises TrainError."""
+        assert self.pasted is not None
+        before, after = (load_cropped_image(path).rgb for path in self.pasted)
+        _check_shapes(self.pasted, (before.size, after.size))
+        sides = (side.resize(size, Image.Resampling.LANCZOS) for side in (before, after))
+        change = torch.cat([image_to_pixels(side) for side in sides])
+        if not _differing(change).any():
+            raise TrainError(f"{self.pasted[0]} and {self.pasted[1]} are the same picture; nothing can be pasted")
+        return change
 
     def _cropped(self, image: DatasetImage, before: DatasetImage, crop: ImageCrop) -> Image.Image:
         """A picture in the crop of the original of its pair, after it was scaled to the original's size."""
@@ -123,6 +150,47 @@ class PairDataset(Dataset):
         return 2 * len(self._encoded)
 
 
+def _check_shapes(pair: PicturePair, sizes: tuple[PixelSize, PixelSize]) -> None:
+    (width, height), (other_width, other_height) = sizes
+    if abs(width * other_height / (height * other_width) - 1) > 0.02:
+        raise TrainError(f"{pair[0]} and {pair[1]} have different shapes; crop them alike")
+
+
+def _repeats(recipe: Recipe, pictures: int) -> int:
+    return -(-BATCHES_PER_EPOCH * recipe.train_batch_size // pictures)
+
+
+def _scan_pasted(recipe: Recipe, track: Track) -> DatasetScan:
+    """The pictures of `paste_data_dir` with their captions."""
+    folder = Path(recipe.paste_data_dir or "")
+    check_folder(folder, "paste_data_dir")
+    subset = load_subset(folder, recipe, 1, recipe.instance_prompt or "")
+    if not subset.files:
+        raise TrainError(f"paste_data_dir {folder} has no pictures; give original_prompt, of which they are drawn")
+    subset = replace(subset, repeats=_repeats(recipe, len(subset.files)))
+    return scan_dataset([subset], strict=recipe.strict_images, track=track)
+
+
+def paste_change(pixels: Tensor, change: Tensor) -> Tensor:
+    """Pastes what changed in one pair into the second picture of another.
+
+    Args:
+        pixels: (6, h, w) in −1..1, both halves the picture without the change.
+        change: (6, h, w) in −1..1, before and after.
+
+    Returns:
+        (6, h, w); the second half is that of `change` where the halves of `change` differ.
+    """
+    without, into = pixels.chunk(2)
+    return torch.cat([without, torch.where(_differing(change), change.chunk(2)[1], into)])
+
+
+def _differing(pixels: Tensor) -> Tensor:
+    """Which pixels of a pair (6, h, w) differ, (h, w)."""
+    before, after = pixels.chunk(2)
+    return (after - before).abs().sum(0) * 127.5 > LEAST_DIFFERENCE
+
+
 def difference_mask(pixels: Tensor) -> Tensor:
     """Where the two pictures of a pair differ, as a latent mask.
 
@@ -132,8 +200,7 @@ def difference_mask(pixels: Tensor) -> Tensor:
     Returns:
         (1, h/8, w/8), 0 or 1; of each latent pixel its first pixel is looked at, as in traintrain.
     """
-    before, after = pixels.chunk(2)
-    differs = ((after - before).abs().sum(0) * 127.5 > LEAST_DIFFERENCE).float()[None, None]
+    differs = _differing(pixels).float()[None, None]
     return F.interpolate(differs, scale_factor=1 / VAE_SCALE_FACTOR, mode="nearest")[0]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...protocols import TrainableModel
-from ..config.prompt_tasks import PromptTask, prompt_tasks
+from ..config.prompt_tasks import PromptTask, prompt_tasks, task_guidance
 from ..config.recipe import Recipe
 from ..data.batch import Batch
 from ..network.trainable_network import TrainableNetwork
@@ -36,7 +36,7 @@ class PromptObjective(TrainingObjective):
         self.tasks = prompt_tasks(recipe)
         if recipe.uce_start:
             start_at_edit(
-                network, self.tasks, recipe.slider_guidance, lambda prompts: self.encode_captions(prompts).states
+                network, self.tasks, task_guidance(recipe), lambda prompts: self.encode_captions(prompts).states
             )
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -89,5 +89,5 @@ class PromptObjective(TrainingObjective):
         start, plus, minus = found.split([len(tasks), len(moved), len(moved)])
         if not moved:
             return start
-        difference = (plus - minus) * (weight * self.recipe.slider_guidance)
+        difference = (plus - minus) * (weight * task_guidance(self.recipe))
         return start.index_add(0, rows[len(tasks) : len(tasks) + len(moved)], difference)

@@ -34,7 +34,11 @@ from .model_spec import thumbnail_data_url
 from .output_files import vae_metadata
 from .preflight import PreflightReport, run_preflight
 from .process_group import ProcessGroup
-from .regularisation_images import generate_missing_images, missing_regularisation_images
+from .regularisation_images import (
+    generate_missing_images,
+    missing_images_to_paste_into,
+    missing_regularisation_images,
+)
 from .training_state import TrainingState
 from .training_step import keyed_generator
 
@@ -107,11 +111,11 @@ def choose_run_seed(recipe: Recipe, resumed: TrainingState | None, process_group
     return round(drawn.item() * process_group.world_size)
 
 
-def fill_regularisation_folders(
+def fill_image_folders(
     recipe: Recipe, model: TrainableModel, host: HostInterface, seed: int, process_group: ProcessGroup, track: Track
 ) -> None:
-    """Generates missing regularisation images if `reg_generate` is set; the processes share them."""
-    wanted = missing_regularisation_images(recipe, seed)
+    """Generates missing images of `reg_data_dir` or `paste_data_dir`; the processes share them."""
+    wanted = missing_regularisation_images(recipe, seed) + missing_images_to_paste_into(recipe, seed)
     process_group.barrier()  # all processes have counted before the first one writes
     mine = wanted[process_group.rank :: process_group.world_size]
     if mine:

@@ -121,7 +121,7 @@ class TrainingRun:
         stack.enter_context(self.model.prepared_for_training(setup.training_model_options(recipe)))
         if recipe.base_weights or recipe.diff_load_1st_pass:
             stack.enter_context(setup.apply_base_weights(self.model, recipe, self.reporter.notify))
-        setup.fill_regularisation_folders(recipe, self.model, self.host, self.state.seed, group, track)
+        setup.fill_image_folders(recipe, self.model, self.host, self.state.seed, group, track)
         self.data = load_training_data(recipe, self.state.seed, notify=self.reporter.notify, track=track)
         recipe = self.recipe = self.data.recipe
         trained = (recipe.trains_text, recipe.trains_unet)

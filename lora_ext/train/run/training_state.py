@@ -35,9 +35,9 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
             CHANGES_TRAINING: """
                 fused_backward_pass full_bf16 full_fp16 fp8_base fp8_base_unet
                 original_prompt target_prompt keep_prompts positive_prompt negative_prompt kept_attributes
-                slider_guidance denoise_steps original_image target_image diff_target_name target_data_dir
-                diff_load_1st_pass
-                diff_use_diff_mask diff_alt_ratio pair_weight
+                slider_guidance target_guidance denoise_steps original_image target_image diff_target_name
+                target_data_dir diff_load_1st_pass
+                diff_use_diff_mask diff_alt_ratio pair_weight paste_data_dir
                 pretrained_model_name_or_path v2 v_parameterization clip_skip network_dropout rank_dropout
                 module_dropout scale_weight_norms constraint freeze_down dylora_variant dylora_draw down_lr_weight
                 mid_lr_weight up_lr_weight learning_rate unet_lr text_encoder_lr text_encoder_2_lr loraplus_lr_ratio
