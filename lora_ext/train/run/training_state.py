@@ -68,6 +68,7 @@ EFFECT_ON_RESUME: Mapping[str, str] = MappingProxyType(
                 save_last_n_epochs_state save_last_n_steps_state resume no_metadata training_comment metadata_title
                 metadata_author metadata_description metadata_license metadata_tags metadata_trigger_phrase
                 metadata_usage_hint metadata_thumbnail metadata_merged_from metadata_preprocessor
+                save_model_as push_to_hub hub_model_id
                 metadata_is_negative_embedding sample_prompts validation_prompt num_validation_images
                 sample_every_n_epochs sample_every_n_steps sample_sampler logging_dir
                 log_with log_prefix log_tracker_name""",
