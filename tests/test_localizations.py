@@ -47,12 +47,10 @@ def option_labels() -> set[str]:
 def server_sentences() -> list[tuple[str, str]]:
     """The server's sentences that the page has words of its own for, and those words."""
     core = ROOT / "javascript" / "lora_ext" / "core"
-    same, others = (
-        re.findall(r"= \[\n(.*?)\n\];", (core / name).read_text(encoding="utf-8"), re.DOTALL)[0]
-        for name in ("server_sentence_list.mjs", "server_sentences.mjs")
-    )
+    lists = [*sorted(core.glob("*_sentence_list.mjs")), core / "server_sentences.mjs"]
+    *same, others = (re.findall(r"= \[\n(.*?)\n\];", path.read_text(encoding="utf-8"), re.DOTALL)[0] for path in lists)
     quoted = [json.loads(f'"{text}"') for text in re.findall(QUOTED, others)]
-    return [(json.loads(f'"{text}"'),) * 2 for text in re.findall(QUOTED, same)] + list(
+    return [(json.loads(f'"{text}"'),) * 2 for text in re.findall(QUOTED, "".join(same))] + list(
         zip(quoted[::2], quoted[1::2], strict=True)
     )
 

@@ -180,17 +180,23 @@ def _by_change(choices: Sequence[Choice]) -> Suggestion:
     best = min((choice for choice in sound if choice.difference >= FULL_EFFECT_SHARE * top.difference), key=_change)
     if not damaged and _grows(best, top):
         best = top
-    why = f"It changes most of those that are not damaged ({best.difference:.0%} of the colours)"
+    more = f" Left out as {words}: {len(damaged)}." if damaged else ""
+    if best is top and not damaged:
+        more = " Nothing stronger is on the sheet: higher weights may show more."
+    why = (
+        f"Suggested: {best.label}. It changes most of those that are not damaged ({best.difference:.0%} of the "
+        f"colours).{more}"
+    )
     if best is not top:
         why = (
-            f"It is the gentlest that shows the whole effect ({best.difference:.0%} of the colours change; in the "
-            f"strongest undamaged choice, {top.label}, {top.difference:.0%})"
+            f"Suggested: {best.label}. It is the gentlest that shows the whole effect ({best.difference:.0%} of the "
+            f"colours change; in the strongest undamaged choice, {top.label}, {top.difference:.0%}).{more}"
         )
-    more = f"Left out as {words}: {len(damaged)}." if damaged else ""
-    if best is top and not damaged:
-        more = "Nothing stronger is on the sheet: higher weights may show more."
-    caveat = "This is judged by how much changes, without training pictures; whether the prompt is obeyed is not seen."
-    return Suggestion(best.cells, " ".join(filter(None, (f"Suggested: {best.label}. {why}.", more, caveat))))
+    return Suggestion(
+        best.cells,
+        f"{why} This is judged by how much changes, without training pictures; whether the prompt is obeyed is not "
+        "seen.",
+    )
 
 
 def _grows(best: Choice, top: Choice) -> bool:

@@ -21,6 +21,14 @@ test("a part of a sentence is translated too, and may be missing", () => {
     setTranslations({});
 });
 
+test("a report of several parts is translated part by part", () => {
+    const fits = { "{0}{1}: {2} of {3} layers apply": "{0}：{2}/{3}{1}", "{0} keys not understood": "{0} 个键" };
+    setTranslations({ ...fits, "; ": "；" });
+    assert.equal(pageWords("'a': 3 of 4 layers apply; 2 keys not understood; else"), "'a'：3/4；2 个键；else");
+    assert.equal(pageWords("so; and so"), "so; and so");
+    setTranslations({});
+});
+
 test("other sentences stay as they are", () => {
     for (const text of ["", "something else", "well, the tag is empty", "the tag is empty."]) {
         assert.equal(pageWords(text), text);

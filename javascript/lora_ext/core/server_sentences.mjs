@@ -1,6 +1,8 @@
 /* eslint max-len: "off" -- a sentence stands in one line, as in the program */
 // What the server says in English, as the page says it: in its language, and with its controls instead of options of
 // the command line. Sentences that are not here are shown as they are.
+import { FILE_SENTENCES } from "./file_sentence_list.mjs";
+import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
 import { t } from "./strings.mjs";
 
@@ -41,7 +43,9 @@ function pattern(sentence) {
 }
 
 /** @type {{ pattern: RegExp, shown: string }[]} the longest first, since a shorter one may fit its sentences too */
-const sentences = [...SERVER_SENTENCES.map((sentence) => [sentence, sentence]), ...FOR_THE_PAGE]
+const sentences = [SERVER_SENTENCES, PICTURE_SENTENCES, FILE_SENTENCES]
+    .flatMap((list) => list.map((sentence) => [sentence, sentence]))
+    .concat(FOR_THE_PAGE)
     .sort(([a], [b]) => b.length - a.length)
     .map(([sentence, shown]) => ({ pattern: pattern(sentence), shown }));
 
@@ -57,5 +61,8 @@ export function pageWords(text) {
         if (match)
             return t(shown, ...match.slice(1).map((part) => (part.length < text.length ? pageWords(part) : part)));
     }
-    return text;
+    // a report in several parts, such as how a file fits the model
+    const parts = text.split("; ");
+    const said = parts.length > 1 ? parts.map(pageWords) : parts;
+    return said.every((part, i) => part === parts[i]) ? text : said.join(t("; "));
 }
