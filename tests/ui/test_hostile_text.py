@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import urllib.error
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from page_states import page_states
 from program import Server, dataset
 from steps import choose, ended, go, small
 
@@ -106,3 +109,58 @@ def test_markup_stays_text_everywhere(page: Any, server: Server, hostile: str) -
     page.locator(".lx-job-menu-face").click()
     page.locator(".lx-jobs", has_text="<img src=x").first.wait_for()
     check(page, "the list of jobs")
+
+
+@pytest.mark.long
+def test_markup_stays_text_in_pickers_dialogs_and_results(page: Any, server: Server, hostile: str) -> None:
+    """Generate's picker and slider, duplicates, the picture editor, conflicts, regions, and a run's own lines."""
+    copy = server.data / "loras" / f"hostile copy {EVIL}.safetensors"
+    shutil.copy(copy.with_name(f"{hostile}.safetensors"), copy)
+    server.api("/library?search=hostile")
+    page.reload()
+    page.wait_for_selector("#lora-ext .lx-tabs")
+    for state in page_states(page):
+        check(page, state)
+    panel = go(page, "generate")
+    choose(panel, hostile)
+    panel.get_by_role("button", name="Insert into prompt").click()
+    for prompt in (EVIL, f"a circle {EVIL}"):
+        panel.get_by_label("Prompt", exact=True).fill(prompt)
+        panel.get_by_label("Steps").last.fill("1")
+        panel.get_by_role("button", name="Draw", exact=True).click()
+        ended(panel)
+    panel.locator(".lx-wipe").wait_for()
+    check(page, "Generate's last pictures")
+    panel = go(page, "files")
+    panel.get_by_role("button", name="Find duplicates").click()
+    panel.locator(".lx-duplicate", has_text="hostile").first.wait_for()
+    check(page, "duplicates")
+    panel = go(page, "regions")
+    panel.get_by_role("button", name="Add a LoRA").click()
+    choose(panel, hostile)
+    panel.get_by_label("Prompt of the whole picture").fill(EVIL)
+    check(page, "regions")
+    panel = go(page, "tools")
+    panel.get_by_role("radio", name="Conflicts").click()
+    choose(panel, hostile, 0)
+    choose(panel, copy.stem, 1)
+    panel.get_by_role("button", name="Compare the files").click()
+    ended(panel).locator(".lx-matrix").first.wait_for()
+    check(page, "conflicts")
+    panel = go(page, "train")
+    panel.get_by_role("radio", name="Pictures").click()
+    panel.get_by_label("Folder", exact=True).select_option("hostile")
+    panel.get_by_role("button", name=f"Crop or mask 1_{EVIL}").first.press("Enter")
+    page.locator("dialog[open] .lx-crop").wait_for()
+    check(page, "the picture editor")
+    page.keyboard.press("Escape")
+    # a run that fails by such a name, and one whose sample prompts and report have it
+    settings = {"train_data_dir": "hostile", "output_name": "hostile", "network_weights": f"{EVIL}.safetensors"}
+    with contextlib.suppress(urllib.error.HTTPError):
+        server.api("/train", "POST", {"settings": settings, "prompts": EVIL})
+    server.api("/train/preflight", "POST", {"settings": {"train_data_dir": "hostile"}})
+    server.idle(stop=False)
+    page.reload()
+    page.locator(".lx-job-menu-face").click()
+    page.locator(".lx-jobs", has_text="<img src=x").first.wait_for()
+    check(page, "jobs of training")
