@@ -5,6 +5,7 @@ import { FILE_SENTENCES } from "./file_sentence_list.mjs";
 import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
 import { t } from "./strings.mjs";
+import { TRAINING_INPUT_SENTENCES } from "./training_input_sentence_list.mjs";
 import { TRAINING_SENTENCES } from "./training_sentence_list.mjs";
 
 /** Those that name options of the command line, and what they are on the page. @type {[string, string][]} */
@@ -44,7 +45,7 @@ function pattern(sentence) {
 }
 
 /** @type {{ pattern: RegExp, shown: string }[]} the longest first, since a shorter one may fit its sentences too */
-const sentences = [SERVER_SENTENCES, PICTURE_SENTENCES, FILE_SENTENCES, TRAINING_SENTENCES]
+const sentences = [SERVER_SENTENCES, PICTURE_SENTENCES, FILE_SENTENCES, TRAINING_SENTENCES, TRAINING_INPUT_SENTENCES]
     .flatMap((list) => list.map((sentence) => [sentence, sentence]))
     .concat(FOR_THE_PAGE)
     .sort(([a], [b]) => b.length - a.length)

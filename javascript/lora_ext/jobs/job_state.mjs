@@ -1,5 +1,6 @@
 // States of jobs in words and numbers.
 import { formatDuration } from "../core/format.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
@@ -35,7 +36,7 @@ export const timeLeft = ({ left }) => (left ? t("{0} left", formatDuration(left)
  */
 export function progressText(job) {
     const steps = job.state === "running" && job.total ? `${job.done} / ${job.total}` : "";
-    const text = hasEnded(job) || "progress" in job.live ? "" : t(job.text);
+    const text = hasEnded(job) || "progress" in job.live ? "" : pageWords(t(job.text));
     const took = job.ended && job.started ? formatDuration(job.ended - job.started) : "";
     return [steps, text, timeLeft(job), took].filter(Boolean).join(" · ");
 }

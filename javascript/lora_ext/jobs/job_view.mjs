@@ -3,6 +3,7 @@ import { api, post } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { emit } from "../core/events.mjs";
 import { messageOf, showingErrors, toast } from "../core/messages.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, summary } from "../controls/basic.mjs";
@@ -56,6 +57,17 @@ function progressBar() {
     };
 }
 
+/** A function that says a line of a log in the page's language; each is looked up once, since a log is shown often. */
+function lineWords() {
+    /** @type {Map<string, string>} */
+    const known = new Map();
+    return (/** @type {string} */ line) => {
+        const words = known.get(line) ?? pageWords(line);
+        known.set(line, words);
+        return words;
+    };
+}
+
 /**
  * The parts that show a job's state.
  * @param {readonly StopButton[]} stops
@@ -80,6 +92,7 @@ function stateParts(stops, actions, currentId) {
         ),
     );
     const log = h("pre", { class: "lx-log" });
+    const said = lineWords();
     const logs = h("details", {}, summary(t("Log")), log);
     const head = buttonRow(words, running, buttons);
     /** @param {JobAnswer} job */
@@ -93,7 +106,7 @@ function stateParts(stops, actions, currentId) {
             one.hidden = hasEnded(job);
             one.disabled = job.stopping;
         }
-        const lines = job.log.join("\n");
+        const lines = job.log.map(said).join("\n");
         if (log.textContent !== lines) log.textContent = lines;
         logs.hidden = !job.log.length;
     };
