@@ -286,7 +286,7 @@ def test_a_tag_that_cannot_act_is_skipped_with_a_word(
     wrong = {
         "<lora:stron:1>": "tag skipped: no LoRA is called 'stron'; did you mean 'strong'?",
         "<lora:strong:x:y:z:1>": "tag skipped: ",
-        "<lora:broken:1>": "broken.safetensors is a web page",
+        "<lora:broken:1>": "broken.safetensors cannot be loaded: it is a web page",
         "<lora:strong:1:lbw=1,2>": "tag skipped: ",
     }
     prompt = "a <lora:strong:0.5>"

@@ -34,7 +34,7 @@ def texts() -> set[str]:
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
     found |= {shown for _, shown in server_sentences()}
     found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
-    return found | reasons() | option_labels()
+    return found | reasons() | option_labels() | web_ui_settings()
 
 
 def option_labels() -> set[str]:
@@ -42,6 +42,19 @@ def option_labels() -> set[str]:
     code = (ROOT / "javascript" / "lora_ext" / "train" / "form_words.mjs").read_text(encoding="utf-8")
     titled = set(re.findall(r"^    (\w+): t\(", code, re.MULTILINE))
     return {name.replace("_", " ") for name in recipe_options().keys() - titled}
+
+
+def web_ui_settings() -> set[str]:
+    """Labels and explanations of the extension's settings, as the web UI shows them and its localization finds them."""
+    found: set[str] = set()
+    code = (ROOT / "lora_ext" / "host" / "a1111" / "settings.py").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "OptionInfo":
+                found.add(ast.literal_eval(node.args[1]))
+            elif node.func.attr == "info":
+                found.add(f"({ast.literal_eval(node.args[0])})")
+    return found
 
 
 def server_sentences() -> list[tuple[str, str]]:

@@ -73,7 +73,7 @@ def container_format(path: Path) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for start, what in _FOREIGN_FILE_HEADS:
         if text.startswith(start):
-            raise FileError(f"{path} is {what}")
+            raise FileError(f"{path} cannot be loaded: it is {what}")
     return "safetensors" if path.suffix.lower() == ".safetensors" else "torch"
 
 

@@ -2,6 +2,7 @@
 // What the server says in English, as the page says it: in its language, and with its controls instead of options of
 // the command line. Sentences that are not here are shown as they are.
 import { FILE_SENTENCES } from "./file_sentence_list.mjs";
+import { HOST_SENTENCES } from "./host_sentence_list.mjs";
 import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
 import { t } from "./strings.mjs";
@@ -44,8 +45,16 @@ function pattern(sentence) {
     return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)")}$`, "s");
 }
 
+const lists = [
+    SERVER_SENTENCES,
+    PICTURE_SENTENCES,
+    FILE_SENTENCES,
+    HOST_SENTENCES,
+    TRAINING_SENTENCES,
+    TRAINING_INPUT_SENTENCES,
+];
 /** @type {{ pattern: RegExp, shown: string }[]} the longest first, since a shorter one may fit its sentences too */
-const sentences = [SERVER_SENTENCES, PICTURE_SENTENCES, FILE_SENTENCES, TRAINING_SENTENCES, TRAINING_INPUT_SENTENCES]
+const sentences = lists
     .flatMap((list) => list.map((sentence) => [sentence, sentence]))
     .concat(FOR_THE_PAGE)
     .sort(([a], [b]) => b.length - a.length)
