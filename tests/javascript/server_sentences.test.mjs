@@ -23,8 +23,10 @@ test("a part of a sentence is translated too, and may be missing", () => {
 
 test("a report of several parts is translated part by part", () => {
     const fits = { "{0}{1}: {2} of {3} layers apply": "{0}：{2}/{3}{1}", "{0} keys not understood": "{0} 个键" };
-    setTranslations({ ...fits, "; ": "；" });
+    setTranslations({ ...fits, "{0} not in this model's {1}": "{1} 没有 {0}", "; ": "；" });
     assert.equal(pageWords("'a': 3 of 4 layers apply; 2 keys not understood; else"), "'a'：3/4；2 个键；else");
+    const lacks = "'a' (made for SD1): 3 of 8 layers apply; 5 not in this model's U-Net; 2 keys not understood";
+    assert.equal(pageWords(lacks), "'a' (made for SD1)：3/8；U-Net 没有 5；2 个键");
     assert.equal(pageWords("so; and so"), "so; and so");
     setTranslations({});
 });

@@ -60,20 +60,23 @@ const sentences = lists
     .sort(([a], [b]) => b.length - a.length)
     .map(([sentence, shown]) => ({ pattern: pattern(sentence), shown }));
 
+/** How a report of several parts begins, which no pattern may take for one sentence. */
+const HOW_A_FILE_FITS = / layers appl(y|ies)$/;
+
 /**
  * A sentence of the server's in the page's words.
  * @param {string} text
  * @returns {string}
  */
 export function pageWords(text) {
-    for (const { pattern: fits, shown } of sentences) {
+    const parts = text.split("; ");
+    const isReport = parts.length > 1 && HOW_A_FILE_FITS.test(parts[0]);
+    for (const { pattern: fits, shown } of isReport ? [] : sentences) {
         const match = fits.exec(text);
         // a part may be a sentence too, such as why something is so, or the names that were meant
         if (match)
             return t(shown, ...match.slice(1).map((part) => (part.length < text.length ? pageWords(part) : part)));
     }
-    // a report in several parts, such as how a file fits the model
-    const parts = text.split("; ");
     const said = parts.length > 1 ? parts.map(pageWords) : parts;
     return said.every((part, i) => part === parts[i]) ? text : said.join(t("; "));
 }
