@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from ..jobs import Job, JobCancelledError
 from ..progress import track_with_callback
 from ..train.config.other_trainers_options import OTHER_TRAINERS_OPTIONS
 from ..train.config.recipe import Recipe, recipe_options
-from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
+from ..train.config.recipe_io import listed_texts, recipe_from_settings, recipe_option_type
 from ..train.data.training_data import load_training_data
 from ..train.run.preflight import PreflightReport, run_preflight
 from ..train.run.run_requests import RunRequest, RunRequests
@@ -101,8 +100,7 @@ class TrainingRuns:
         for name, (_, option) in recipe_options().items():
             if option.kind and name in given:
                 if recipe_option_type(name)[0] == "strs":
-                    names = shlex.split(given[name]) if isinstance(given[name], str) else list(given[name])
-                    given[name] = [str(self._path(name, str(item))) for item in names]
+                    given[name] = [str(self._path(name, text)) for text in listed_texts(name, given[name])]
                 else:
                     given[name] = str(self._path(name, str(given[name]), written=draws and name == "reg_data_dir"))
         return recipe_from_settings({**given, **({"output_dir": str(folder)} if folder else {})})

@@ -66,6 +66,7 @@ FINDS = [
     ("other programs' settings", json.dumps({**ONETRAINER, "max_noising_strength": 1e308}).encode()),
     ("zip of pictures", _zip_of_no_name()),
     ("control file of a run", b'{"lr_factor": ' + HUGE + b"}"),
+    ("settings of training", b'{"network_args": "\'open"}'),
 ]
 """A target's name, and an input that once ended in an error that is not the project's own."""
 

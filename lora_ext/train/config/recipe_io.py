@@ -235,7 +235,7 @@ def split_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> 
     known = [n for n, (_, option) in recipe_options().items() if option.group in groups and not option.kind]
     known += EXTRA_ARGUMENTS
     wrong = []
-    for text in _split_arguments(given.pop("network_args", ())):
+    for text in listed_texts("network_args", given.pop("network_args", ())):
         name, equals, value = text.partition("=")
         name = ARGUMENT_NAMES.get(name, name)
         if equals and name in known:
@@ -253,12 +253,15 @@ def split_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> 
         raise TrainError(f"network_args has {', '.join(map(repr, wrong))}, which {what}{hints}")
 
 
-def _split_arguments(given: Any) -> list[str]:
-    if isinstance(given, str):
-        return shlex.split(given)
-    if given is not None and not isinstance(given, (list, tuple)):
-        raise TrainError(f"network_args must be {_TYPE_NAMES['strs']}, not {_shown(given)}")
-    return [str(item) for item in given or ()]
+def listed_texts(name: str, given: object) -> list[str]:
+    """Returns an option's texts: a list's, or those of one line, split as a shell does. Raises TrainError."""
+    try:
+        texts = shlex.split(given) if isinstance(given, str) else given
+    except ValueError as error:  # a quotation mark or backslash without its end
+        raise TrainError(f"{name}: {str(given)[:80]!r} cannot be split into texts: {error}") from None
+    if texts is not None and not isinstance(texts, (list, tuple)):
+        raise TrainError(f"{name} must be {_TYPE_NAMES['strs']}, not {_shown(given)}")
+    return [str(text) for text in texts or ()]
 
 
 def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -366,7 +369,7 @@ def recipe_from_arguments(
     stored, said = settings_from_config_file(path)
     for sentence in said:
         notify(sentence)
-    merged = _split_arguments(stored.pop("network_args", ())) + _split_arguments(given.pop("network_args", ()))
+    merged = [text for each in (stored, given) for text in listed_texts("network_args", each.pop("network_args", ()))]
     settings = {**stored, **given, **({"network_args": merged} if merged else {})}
     return recipe_from_settings(settings, base, notify)
 
