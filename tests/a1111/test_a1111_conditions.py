@@ -179,11 +179,22 @@ def test_layers_that_others_call_row_by_row(webui: StandIn) -> None:
     assert layers and not alone.comments
     for layer in layers:
         layer.forward = one_by_one(layer.forward)
+    extension = webui.entry.extension
+    apply_tags = extension.apply_tags
+    handed_out: list[Any] = []
+    extension.apply_tags = lambda *args: handed_out.append(args) or apply_tags(*args)
     try:
         everywhere, made = webui.make(f"a cat {tag}", **request), webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
+        step = shared.sd_model.model.diffusion_model.register_forward_hook(lambda *_: apply_tags(*handed_out[-1]))
+        try:  # as reForge's port of sd-webui-loractl does
+            after_each_step = webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
+        finally:
+            step.remove()
     finally:
+        del extension.apply_tags
         for layer in layers:
             del layer.forward
+    assert apart(after_each_step, made) == 0
     assert apart(made, everywhere) <= 1 < apart(made, alone) and not everywhere.comments
     assert "a layer gets 1 rows where the U-Net was called with 2" in made.comments
     assert "act on all rows" in made.comments

@@ -100,15 +100,24 @@ class AppliedNetworksByModel:
 
     Attributes:
         specs: the selected files.
-        conditions: as in `AppliedNetworks`; empty where all files act on all conditions.
     """
 
     def __init__(self, mode: Callable[[], str], notify: Callable[[str], None]) -> None:
         self.mode, self.notify = mode, notify
         self._image_bytes, self._is_new_batch = 0, False
         self.specs: tuple[AdapterSpec, ...] = ()
-        self.conditions: tuple[Condition, ...] = ()
+        self._conditions: tuple[Condition, ...] = ()
+        self._on_all_rows = False
         self._applied: WeakKeyDictionary[Any, tuple[object, AppliedNetworks]] = WeakKeyDictionary()
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """As in `AppliedNetworks`; empty where all files act on all conditions."""
+        return () if self._on_all_rows else self._conditions
+
+    @conditions.setter
+    def conditions(self, conditions: tuple[Condition, ...]) -> None:
+        self._conditions = conditions
 
     def begin_batch(self, p: Any, sd_model: Any) -> None:
         """Notes that a batch begins, and how much memory it needs; the next `apply` is for it."""
@@ -170,10 +179,13 @@ class AppliedNetworksByModel:
             if not applied.has_scopes:
                 raise
             problem = str(error)
-        self.conditions = ()
-        self.apply(sd_model)
         self.notify(f"{problem}; LoRA files of single AND parts, of regions, or with neg=0 act on all rows")
-        return self._run_in_memory(applied, work)
+        self.conditions, self._on_all_rows = (), True  # also where a script hands the tags out again after each step
+        try:
+            self.apply(sd_model)
+            return self._run_in_memory(applied, work)
+        finally:
+            self._on_all_rows, self._conditions = False, ()
 
     def _run_in_memory(self, applied: AppliedNetworks, work: Callable[[], Any]) -> Any:
         """`AppliedNetworks.retry_when_out_of_memory`; says so where files are no longer baked."""
