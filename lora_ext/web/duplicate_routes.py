@@ -128,4 +128,4 @@ def register_duplicate_routes(api: APIRouter, app_state: AppState) -> None:
     def duplicates() -> JobSummary:
         """Looks for files with the same network, by their weights. Answers with a job."""
         work = lambda job: find_library_duplicates(app_state, job)  # noqa: E731
-        return app_state.jobs.start("duplicates", "Files", work).summary()
+        return app_state.jobs.start("duplicates", "duplicates", work).summary()

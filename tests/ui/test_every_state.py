@@ -61,8 +61,8 @@ pytestmark = [pytest.mark.long, pytest.mark.flaky(reruns=1)]
 
 
 def words(text: str) -> set[str]:
-    """The words of a text, without numbers and dates."""
-    return set(re.findall(_WORDS, re.sub(r"\d+年\d+月\d+日(?: [上下]午)?", " ", text)))
+    """The words of a text, without numbers and dates, whose hour may have a word for the part of the day."""
+    return set(re.findall(_WORDS, re.sub(r"\d+年\d+月\d+日(?: [^\W\d]{2}(?=\d))?", " ", text)))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def known(server: Server) -> set[str]:
     held = [fields, form["datasets"], choices["samplers"], choices["schedulers"], choices["checkpoints"], rows]
     held += [server.api(f"/inspect?name={row['name']}") for row in rows]
     held += [server.api(f"/dataset?name={name}") for name in form["datasets"]]
+    held += [job["title"] for job in server.api("/jobs")["jobs"] if job["title"] != job["kind"]]
     told = json.dumps(held, ensure_ascii=False) + " ".join([*EXAMPLES, *BLOCK_LABELS, *BLOCK_PRESETS])
     return NAMES | words(told.replace("\\n", " ").replace('\\"', " "))
 

@@ -8,7 +8,7 @@ import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
 import { button, note } from "../controls/basic.mjs";
 import { openJob } from "./job_openers.mjs";
-import { barWidth, hasEnded, percentDone, stateName, timeLeft } from "./job_state.mjs";
+import { barWidth, hasEnded, jobTitle, percentDone, stateName, timeLeft } from "./job_state.mjs";
 import { jobPath } from "./job_view.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
@@ -60,7 +60,7 @@ function jobLine(job, refresh) {
     const name = h(
         "button",
         { type: "button", class: "lx-jobname", title: t("Open the panel of this job"), onclick: () => openJob(job) },
-        h("b", {}, job.title),
+        h("b", {}, jobTitle(job)),
         words,
     );
     const element = h(

@@ -16,6 +16,12 @@ export const stateName = ({ state }) =>
     ];
 
 /**
+ * What a job is called: mostly by what it works on, else by its kind.
+ * @param {{ kind: string, title: string }} job
+ */
+export const jobTitle = ({ kind, title }) => (title === kind ? t(kind) : title);
+
+/**
  * How far it is, in percent.
  * @param {JobSummary} job
  */

@@ -7,7 +7,7 @@ import { pageWords } from "../core/server_sentences.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, summary } from "../controls/basic.mjs";
-import { barWidth, hasEnded, percentDone, progressText, stateName } from "./job_state.mjs";
+import { barWidth, hasEnded, jobTitle, percentDone, progressText, stateName } from "./job_state.mjs";
 import { errorNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
@@ -152,7 +152,7 @@ export class JobView {
 
     /** @param {JobAnswer} job */
     show(job) {
-        this.title = job.title;
+        this.title = jobTitle(job);
         this.element.dataset.state = job.state;
         this.parts.show(job);
         this.live(this.shown, job);
@@ -212,9 +212,9 @@ export class JobView {
             const job = await post(path, body);
             emit("jobs");
             if (!this.isBusy()) return await this.attach(job.id);
-            this.others.set(job.id, job.title);
+            this.others.set(job.id, jobTitle(job));
             this.showOthers();
-            toast(t("{0} is in the queue; Jobs shows all of them", job.title));
+            toast(t("{0} is in the queue; Jobs shows all of them", jobTitle(job)));
             return job;
         } catch (error) {
             if (wasBusy) toast(messageOf(error), "bad");

@@ -3,7 +3,7 @@ import { h } from "../core/elements.mjs";
 import { on } from "../core/events.mjs";
 import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
-import { percentDone } from "./job_state.mjs";
+import { jobTitle, percentDone } from "./job_state.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
 
@@ -26,7 +26,7 @@ const text = (job) =>
         "LoRA ext is using the model ({0}: {1}, {2} %); pictures wait in the queue until it is done. " +
             "Jobs in the LoRA tab can stop it.",
         t(job.kind),
-        job.title,
+        jobTitle(job),
         Math.round(percentDone(job)),
     );
 
