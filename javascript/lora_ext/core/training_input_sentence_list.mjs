@@ -46,7 +46,7 @@ export const TRAINING_INPUT_SENTENCES = [
     "network_args has {0}, which {1}{2}",
     "are not NAME=VALUE of network settings",
     "is not NAME=VALUE of a network setting",
-    "network_args must be {0}, not {1}",
+    "{0}: {1} cannot be split into texts: {2}",
     "true or false",
     "whole numbers separated by commas",
     "numbers separated by commas",
