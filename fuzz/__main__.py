@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def run(targets: list[Target], inputs: int, seconds: float, seed: int, engine: s
     )
     for target in targets:
         left = max(0.1, seconds - spent) / (len(targets) - len(reports)) if seconds else float("inf")
-        report = attempt(target, max(1, round(inputs * target.weight / weight)), left)
+        report = attempt(target, math.ceil(inputs * target.weight / weight), left)
         reports.append(report)
         spent += report.seconds
         print(
