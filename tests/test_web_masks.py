@@ -38,8 +38,8 @@ def test_masks_are_saved_where_at_finds_them(api: Client) -> None:
     assert MaskFolders([folder]).load(parse_region("face")).mask(2, 2).tolist() == [[1, 1], [1, 1]]
     assert api("GET", "/masks/picture", params={"name": "face"}).headers["content-type"] == "image/png"
     assert "another name" in api("PUT", "/masks", 400, json={"name": "face", "data": encoded(0)})["error"]
-    api("PUT", "/masks", json={"name": "face", "data": encoded(0), "overwrite": True})
-    assert MaskFolders([folder]).load(parse_region("face")).mask(2, 2).sum() == 0
+    api("PUT", "/masks", json={"name": "face", "data": encoded(51), "overwrite": True})
+    assert MaskFolders([folder]).load(parse_region("face")).mask(2, 2).tolist() == [[pytest.approx(0.2)] * 2] * 2
     assert api("DELETE", "/masks", params={"name": "face"}) == {"names": []} and not list(folder.iterdir())
     for method, path in (("GET", "/masks/picture"), ("DELETE", "/masks")):
         assert "no mask" in api(method, path, 400, params={"name": "../presets"})["error"]

@@ -189,7 +189,6 @@ export const TRAINING_SENTENCES = [
     "first pass: {0} copies the original picture",
     "push_to_hub: nobody is logged in to huggingface.co; run 'hf auth login', or set HF_TOKEN",
     "push_to_hub: {0} was not sent to {1} ({2}); it is in {3}",
-    "sent {0} to https://huggingface.co/{1}",
     "push_to_hub needs huggingface_hub: pip install huggingface_hub",
     "hub_model_id names where push_to_hub sends the file; set push_to_hub, or leave it out",
     "hub_model_id {0} is no repository of huggingface.co; give NAME or USER/NAME",
