@@ -159,7 +159,7 @@ class LibrarySearch:
         missing = next((word for word in search.casefold().split() if word not in name), None)
         if missing is None:
             return None
-        for where, text in self._searched(entry, self.marks.rows()):
+        for where, text in self._searched(entry, self.marks_of(entry)):
             at = text.casefold().find(missing)
             if at >= 0:
                 begin, end = max(0, at - _AROUND), at + len(missing) + _AROUND
@@ -167,18 +167,18 @@ class LibrarySearch:
                 return FoundText(where, f"{'…' if begin else ''}{cut}{'…' if end < len(text) else ''}")
         return None
 
-    def _searched(self, entry: LibraryEntry, rows: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        tags = ", ".join(self._marks(entry, rows).tags)
+    def _searched(self, entry: LibraryEntry, marks: FileMarks) -> Iterable[tuple[str, str]]:
+        tags = ", ".join(marks.tags)
         phrase = entry.short_metadata.get("modelspec.trigger_phrase", "")
         own = [("trigger words", phrase), ("tags", tags)]
         return [*((where, text) for where, text in own if text), *search_text(self.info(entry))]
 
-    def _has_words(self, entry: LibraryEntry, words: Iterable[str], rows: Mapping[str, Any]) -> bool:
+    def _has_words(self, file: _KnownFile, words: Iterable[str]) -> bool:
         """Whether all that a search looks through has some words in small letters."""
-        key = str(entry.path)
+        entry, key = file.entry, str(file.entry.path)
         text = self._texts.get(key)
         if text is None:
-            found = (text for _, text in self._searched(entry, rows))
+            found = (text for _, text in self._searched(entry, file.marks))
             text = self._texts[key] = "\n".join((entry.relative_name, entry.alias, *found)).casefold()
         return all(word in text for word in words)
 
@@ -186,9 +186,8 @@ class LibrarySearch:
         words = query.search.casefold().split()
         counters = {name: Counter[str]() for name in ("base", "kind", "rank", "tag", "folder")}
         matching: list[_KnownFile] = []
-        rows = self.marks.rows()
         for file in self._files:
-            if words and not self._has_words(file.entry, words, rows):
+            if words and not self._has_words(file, words):
                 continue
             _count(file, counters)
             if _passes(file, query):
