@@ -180,7 +180,7 @@ class AppliedNetworksByModel:
                 raise
             problem = str(error)
         self.notify(f"{problem}; LoRA files of single AND parts, of regions, or with neg=0 act on all rows")
-        self.conditions, self._on_all_rows = (), True  # also where a script hands the tags out again after each step
+        self._on_all_rows = True  # also where a script hands the tags out again after each step
         try:
             self.apply(sd_model)
             return self._run_in_memory(applied, work)
