@@ -89,6 +89,15 @@ def is_neutral(value: object) -> bool:
     return not value
 
 
+def usable_number(value: Any) -> float | None:
+    """The number that a setting of another program gives; None for none, or one too large to count anything."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < 1e15 else None  # None for NaN too
+
+
 def sort_options(
     given: Mapping[str, Any], known: Iterable[str], where: str = "", dashes: str = ""
 ) -> tuple[dict[str, Any], str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import TrainError
-from .kohya_options import is_neutral
+from .kohya_options import is_neutral, usable_number
 from .optimizers import OPTIMIZERS
 
 _ONETRAINER_MODELS = """STABLE_DIFFUSION_15 STABLE_DIFFUSION_20 STABLE_DIFFUSION_20_BASE STABLE_DIFFUSION_21
@@ -335,10 +334,7 @@ def _optimizer(name: str) -> str:
 
 def _number(r: _Reader, name: str, default: float) -> float:
     value = r.take(name, default)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not abs(number) < 1e15:  # also NaN; larger ones are no whole numbers of anything
+    number = usable_number(value)
+    if number is None:
         raise TrainError(f"{name} is {str(value)[:40]!r}; give a number")
     return number

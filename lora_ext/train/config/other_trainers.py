@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError
-from .kohya_options import is_neutral
+from .kohya_options import is_neutral, usable_number
 from .other_trainers_options import OTHER_TRAINERS_OPTIONS, RENAMED_OPTIONS
 
 _ARGUMENTS = {
@@ -70,11 +69,8 @@ def _rank(words: Mapping[str, Any], set_to: Callable[[str, Any], Any], notify: C
 
 
 def _number(words: Mapping[str, Any], name: str, default: float) -> float:
-    try:
-        number = float(words.get(name, default))
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not abs(number) < 1e15:  # also NaN
+    number = usable_number(words.get(name, default))
+    if number is None:
         raise TrainError(f"{name} must be a number, not {str(words[name])[:40]!r}")
     return number
 
