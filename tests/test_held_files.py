@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_compare_sheet import FrameRenderer, sheet
 from test_lora_library import put
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
 from lora_ext.compare.build_sheet import build_sheet
 from lora_ext.compare.cell_store import CellStore as SheetStore
@@ -28,7 +28,7 @@ from lora_ext.train.data.content_cache import TensorCache
 from lora_ext.train.run import training_state
 from lora_ext.train.run.training_log import TrainingLog
 from lora_ext.train.run.training_state import TrainingState
-from lora_ext.training.standalone_run import SilentHost, train
+from lora_ext.training.standalone_run import train
 
 Hold = Callable[..., None]
 
@@ -104,14 +104,6 @@ def test_another_error_is_no_held_file(tmp_path: Path) -> None:
     assert (tmp_path / "other").is_dir() and (tmp_path / "full" / "in").is_dir()
 
 
-class Hears(SilentHost):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notify(self, text: str) -> None:
-        self.said.append(text)
-
-
 @pytest.mark.long
 def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     out = tmp_path / "out"
@@ -125,7 +117,7 @@ def test_a_finished_training_is_not_lost(tmp_path: Path, hold: Hold) -> None:
     names = {path.name for path in out.rglob("*") if path.is_file()}
     before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     hold("last.safetensors", "last.csv", "last-samples.png", "last-state", *(p.name for p in out.glob("sample/*")))
-    shell = Hears()
+    shell = RecordingHost()
     again = train(made, model=tiny_model(), host=shell)
     assert first.file is not None and again.file is not None and again.file.name == "last-2.safetensors"
     assert again.file in again.files and again.sheet is not None and again.sheet.name == "last-samples-2.png"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
@@ -22,7 +22,6 @@ from lora_ext.train.config.optimizers import OPTIMIZERS
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import training_state
 from lora_ext.train.run.training_run import TrainingRun
-from lora_ext.training.standalone_run import SilentHost
 
 Resume = Callable[..., tuple[TrainingRun, str]]
 STATE = "last-step00000003-state"
@@ -34,14 +33,6 @@ def has(name: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-class RecordingHost(SilentHost):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notify(self, text: str) -> None:
-        self.said.append(text)
 
 
 def rows(run: TrainingRun) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_train_optimizers import at_hand
-from tiny_trainable_model import WordTokenizer, pictures, recipe, tiny_model
+from tiny_trainable_model import RecordingHost, WordTokenizer, pictures, recipe, tiny_model
 
 from lora_ext.errors import LoraError, TrainError
 from lora_ext.file.loading import load_lora_file
@@ -181,18 +181,11 @@ def test_samples_that_cannot_be_drawn_are_reported_before_the_first_step(tmp_pat
 
 @pytest.mark.long
 def test_what_a_file_has_and_the_recipe_leaves_out_is_reported(tmp_path: Path) -> None:
-    class Hears(SilentHost):
-        def __init__(self) -> None:
-            self.said: list[str] = []
-
-        def notify(self, text: str) -> None:
-            self.said.append(text)
-
     data, words = pictures(tmp_path / "data", 2), {"max_train_epochs": 1}
     first = train(recipe(data, tmp_path / "out", **words), model=tiny_model())
     count = sum(layer_id.part == "te" for layer_id in load_lora_file(first.file).adapters)
     for more, expected in (({"network_train_unet_only": True}, [f"({count} in te)"]), ({}, [])):
-        shell = Hears()
+        shell = RecordingHost()
         again = recipe(data, tmp_path / "again", network_weights=str(first.file), **words, **more)
         train(again, model=tiny_model(), host=shell)
         said = [text for text in shell.said if "left out" in text]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import huggingface_hub
 import pytest
 import torch
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
@@ -19,7 +19,7 @@ from lora_ext.file.saving import save_lora_file
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.setup import build_network, fit_to_network_weights
-from lora_ext.training.standalone_run import SilentHost, train
+from lora_ext.training.standalone_run import train
 from lora_ext.training.train_command import main, with_unused_name
 
 SHORT: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 2, "network_include": ("*mid_block*to_q",)}
@@ -49,19 +49,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     yield Hub
 
 
-class Listener(SilentHost):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notify(self, text: str) -> None:
-        self.said.append(text)
-
-
 def run(tmp_path: Path, **more: Any) -> tuple[Path, list[str]]:
     """The finished file of two steps, and what was said."""
-    folder, host = tmp_path / "data", Listener()
+    folder, host = tmp_path / "data", RecordingHost()
     made = recipe(folder if folder.exists() else pictures(folder), tmp_path / "out", **SHORT, **more)
     file = train(made, model=tiny_model(), host=host).file
     assert file is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
 from lora_ext.errors import FileError, TrainError
 from lora_ext.file.folder_listing import load_metadata_quickly
@@ -20,14 +20,6 @@ from lora_ext.train.run.caption_encoder import CaptionEncoder
 from lora_ext.train.run.model_spec import thumbnail_data_url
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.training.standalone_run import SilentHost
-
-
-class RecordingHost(SilentHost):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notify(self, text: str) -> None:
-        self.said.append(text)
 
 
 def rows(folder: Path, model: StandaloneTrainableModel | None = None, **more: Any) -> list[tuple[int, int, float]]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_trainable_model import RecordingHost
 from tiny_trainable_model import recipe as tiny_recipe
 from tiny_trainable_model import tiny_model as tiny_trainable_model
 
@@ -29,17 +30,9 @@ from lora_ext.train.config.recipe_io import recipe_from_settings, settings_from_
 from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.run.textual_inversion import TrainableEmbedding
 from lora_ext.train.run.training_run import TrainingRun
-from lora_ext.training.standalone_run import SilentHost, open_trainable_model
+from lora_ext.training.standalone_run import open_trainable_model
 
 HERE = Path(__file__).parent
-
-
-class RecordingHost(SilentHost):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notify(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tiny import text_encoder, unet
 
+from lora_ext.errors import LoraError
 from lora_ext.host.standalone.model import StandaloneModel
 from lora_ext.host.standalone.noise_schedule import NoiseSchedule, scaled_linear_alphas
 from lora_ext.host.standalone.prompt_encoding import TextEncoder
@@ -77,11 +78,37 @@ def recipe(folder: Path, out: Path, **more: Any) -> Recipe:
     return recipe_from_settings({**settings, **more})
 
 
+class RecordingHost(SilentHost):
+    """Keeps what it is told. Attribute said: the sentences."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notify(self, text: str) -> None:
+        self.said.append(text)
+
+
 class Slow(SilentHost):
     """Waits after each step, so that a parent can kill it in between."""
 
     def progress(self, done: int, total: int, text: str) -> None:
         time.sleep(0.4 if text.startswith("epoch") else 0)
+
+
+def train_as_a_command(made: Recipe, model: Any = None, host: SilentHost | None = None) -> int:
+    """Trains as the command `train` does: an error is one printed sentence. Returns the exit status."""
+    try:
+        train(made, model=model or tiny_model(), host=host)
+    except LoraError as error:
+        print(f"lora-ext: {error}", flush=True)
+        return 2
+    return 0
+
+
+def resuming(folder: Path) -> dict[str, str]:
+    """The option that resumes the run of a folder; none where it has no state yet."""
+    states = folder.is_dir() and any(path.name.endswith("-state") for path in folder.iterdir())
+    return {"resume": str(folder)} if states else {}
 
 
 if __name__ == "__main__":

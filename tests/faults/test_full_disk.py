@@ -13,7 +13,7 @@ import pytest
 from forked_process import run_forked
 from safetensors.torch import load_file
 from test_killed_tools import LORAS, TOOLS, inputs, same_tensors  # noqa: F401  a fixture
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import pictures, recipe, resuming, train_as_a_command
 
 from lora_ext.adapter_spec import Presets
 from lora_ext.cli import main
@@ -21,7 +21,7 @@ from lora_ext.embedded import CHECKPOINT
 from lora_ext.errors import LoraError
 from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.preset_file import load_preset_file
-from lora_ext.training.standalone_run import SilentHost, train
+from lora_ext.training.standalone_run import SilentHost
 from lora_ext.web.file_catalogue import FileCatalogue
 from lora_ext.web.preset_store import PRESETS_FILE, PresetStore
 
@@ -106,13 +106,7 @@ def test_training_on_a_disk_that_fills_up(
     options = {"save_state": True, "save_every_n_steps": 2}
 
     def run(folder: Path) -> int:
-        states = folder.is_dir() and any(path.name.endswith("-state") for path in folder.iterdir())
-        try:
-            train(recipe(data, folder, **options, **({"resume": str(folder)} if states else {})), model=tiny_model())
-        except LoraError as error:
-            print(f"lora-ext: {error}", flush=True)
-            return 2
-        return 0
+        return train_as_a_command(recipe(data, folder, **options, **resuming(folder)))
 
     assert run_forked(lambda: run(tmp_path / "whole"), log)[0] == 0, log.read_text(encoding="utf-8")
     whole = tmp_path / "whole" / "last.safetensors"
@@ -145,12 +139,7 @@ def test_training_into_a_folder_that_becomes_write_protected(disk: Path, tmp_pat
                     subprocess.run(["mount", *options], check=True)
 
     def run(folder: Path, host: SilentHost | None = None, **more: str) -> int:
-        try:
-            train(recipe(data, folder, **options, **more), model=tiny_model(), host=host)
-        except LoraError as error:
-            print(f"lora-ext: {error}", flush=True)
-            return 2
-        return 0
+        return train_as_a_command(recipe(data, folder, **options, **more), host=host)
 
     assert run_forked(lambda: run(tmp_path / "whole"), log)[0] == 0, log.read_text(encoding="utf-8")
     log.write_text("")

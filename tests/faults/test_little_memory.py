@@ -16,12 +16,10 @@ from forked_process import run_forked
 from safetensors.torch import load_file
 from test_killed_tools import same_tensors
 from tiny import Tiny, lora_file, unet
-from tiny_trainable_model import pictures, recipe, tiny_model
+from tiny_trainable_model import pictures, recipe, resuming, tiny_model, train_as_a_command
 
 from lora_ext.api import apply
-from lora_ext.errors import LoraError
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
-from lora_ext.training.standalone_run import train
 
 LIMITS = 12
 """Amounts of memory that are tried."""
@@ -88,15 +86,9 @@ def test_memory_that_runs_out_while_training(tmp_path: Path, moments: random.Ran
     data, log = pictures(tmp_path / "data"), tmp_path / "log"
 
     def run(folder: Path, last: int = 0) -> int:
-        states = folder.is_dir() and any(path.name.endswith("-state") for path in folder.iterdir())
-        options = {"save_state": True, "save_every_n_steps": 2, **({"resume": str(folder)} if states else {})}
         Full.last = last
-        try:
-            train(recipe(data, folder, **options), model=Full(tiny_model().model))
-        except LoraError as error:
-            print(f"lora-ext: {error}", flush=True)
-            return 2
-        return 0
+        made = recipe(data, folder, save_state=True, save_every_n_steps=2, **resuming(folder))
+        return train_as_a_command(made, Full(tiny_model().model))
 
     assert run_forked(lambda: run(tmp_path / "whole"), log)[0] == 0, log.read_text(encoding="utf-8")
     whole = tmp_path / "whole" / "last.safetensors"
