@@ -1,6 +1,12 @@
-"""mkdocs hook: the pages that are made from the code, and their place in the navigation. None of them is committed."""
+"""mkdocs hook: the pages that are made from the code, and their place in the navigation. None of them is committed.
+
+Pictures of all pages get their dark or still variant.
+"""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import command_pages
 import http_pages
@@ -9,9 +15,13 @@ import reference_pages
 import root_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 PARTS = (panel_pages, command_pages, http_pages, reference_pages, root_pages)
 """Each has TITLE, a heading of the navigation's "Reference", and pages(): address → (title, Markdown)."""
+VARIANTS = (("-dark", "#only-light", "#only-dark"), ("-still", "#moving", "#still"))
+"""(ending of the name of another picture, what follows the picture's address, and the other's): the theme shows one of
+them, by the reader's colours; site.css by whether the reader wants motion."""
 _pages: dict[str, tuple[str, str]] = {}
 
 
@@ -31,3 +41,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for address, (_, text) in _pages.items():
         files.append(File.generated(config, address, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Adds to each picture its dark or its still one, where there is one."""
+    folder = Path(page.file.abs_src_path or config.docs_dir).parent
+
+    def with_variant(found: re.Match[str]) -> str:
+        text, name, suffix = found.groups()
+        for ending, usual, other in VARIANTS:
+            if (folder / f"{name}{ending}.{suffix}").is_file():
+                return f"![{text}]({name}.{suffix}{usual})\n![{text}]({name}{ending}.{suffix}{other})"
+        return found[0]
+
+    return re.sub(r"!\[([^]]*)\]\(([^)\s]+)\.(png|webp)\)", with_variant, markdown)

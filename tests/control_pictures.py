@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chromium import fresh, started
+from kept_pictures import keep_png
 from PIL import Image
 from ui.program import ROOT, Server
 
@@ -48,7 +49,6 @@ def picture_of(page: Any) -> Image.Image:
 
 def main() -> None:
     """Draws the sheets of the pages that are named, of all without a name."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     gradio_page = str(Path(__file__).parent / "ui" / "gradio_page.py")
     gradio4 = os.environ.get("LORA_EXT_GRADIO4")
     with started() as browser:
@@ -66,10 +66,7 @@ def main() -> None:
             for theme in THEMES:
                 with fresh(browser, 60_000) as (page, _):
                     show_controls(page, server.url, theme)
-                    image = picture_of(page)
-                path = FOLDER / f"{name.replace(' ', '-')}-{theme}.png"
-                image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-                print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KB", flush=True)
+                    keep_png(picture_of(page), FOLDER / f"{name.replace(' ', '-')}-{theme}.png", COLOURS)
             server.stop()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from chromium import started
+from kept_pictures import keep_png, steady
 from PIL import Image
 from ui.program import ROOT, Server
 from ui.steps import go
@@ -77,21 +78,16 @@ def photos(count: int = 20) -> list[dict[str, Any]]:
     return files
 
 
-def save_picture(image: Image.Image, name: str) -> None:
-    """Saves a picture of the guide with few colours."""
-    path = IMAGES / f"{name}.png"
-    image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {image.width}x{image.height}, {path.stat().st_size // 1024} KB", flush=True)
-
-
 def save(element: Any, name: str, *, top: int | None = None) -> None:
     """Saves what an element shows. top: pixels of its upper part; all of it without."""
     page = element.page
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
     page.wait_for_timeout(400)  # pictures are being shown
+    steady(page)
     image = Image.open(io.BytesIO(element.screenshot()))
-    save_picture(image.crop((0, 0, image.width, min(top or image.height, image.height))), name)
+    shown = image.crop((0, 0, image.width, min(top or image.height, image.height)))
+    keep_png(shown, IMAGES / f"{name}.png", COLOURS)
 
 
 def draw_pictures() -> None:
@@ -100,10 +96,12 @@ def draw_pictures() -> None:
     model, library = load_settings_model(TOY_SETTINGS), LoraLibrary([embedded_model().LORA_DIR])
     for name, (prompts, tags) in SHEETS.items():
         cells = generate_toy_grid(model, library, TOY_SETTINGS, [[f"{text} {tag}" for tag in tags] for text in prompts])
-        save_picture(_labelled([tag or "no LoRA" for tag in tags], prompts, cells), name)
+        sheet_image = _labelled([tag or "no LoRA" for tag in tags], prompts, cells)
+        keep_png(sheet_image, IMAGES / f"{name}.png", COLOURS)
     wide = replace(TOY_SETTINGS, width=128, height=64, seed=5, steps=16)
     ((image,),) = generate_toy_grid(model, library, wide, [[TWO_REGIONS]])
-    save_picture(image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC), "two-regions")
+    image = image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC)
+    keep_png(image, IMAGES / "two-regions.png", COLOURS)
 
 
 def _labelled(columns: Sequence[str], rows: Sequence[str], cells: list[list[Image.Image]]) -> Image.Image:
@@ -203,7 +201,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="keep the program's folder here, and use what is trained there")
     parser.add_argument("--only", choices=("drawn", "page"), help="what the model draws, or what the page shows")
     args = parser.parse_args()
-    IMAGES.mkdir(parents=True, exist_ok=True)
     if args.only != "page":
         draw_pictures()
     if args.only != "drawn":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kept_pictures import keep_png
 from PIL import Image, ImageDraw, ImageFont
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -39,7 +40,7 @@ def main() -> None:
     draw.text((MARGIN, 180), "lora-ext", TEXT, ImageFont.load_default(104))
     for number, line in enumerate(LINES):
         draw.text((MARGIN, 330 + 52 * number), line, QUIET, ImageFont.load_default(38))
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(DOCS / "social.png", optimize=True)
+    keep_png(picture, DOCS / "social.png", COLOURS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from chromium import fresh, started
-from PIL import Image, ImageChops, ImageStat
+from kept_pictures import keep
+from PIL import Image
 from ui.program import ROOT, Server, dataset
 
 sys.path.insert(0, str(ROOT / "tests" / "ui"))
@@ -25,8 +26,6 @@ FOLDER = ROOT / "docs" / "states"
 PAGE = ROOT / "docs" / "states.md"
 SHRUNK, LEAST, TALLEST, QUALITY = 0.5, 560, 1600, 60
 """Of the pictures' size; lowest and greatest height in pixels; of the compression."""
-ALIKE = 1.0
-"""Of 255, the mean of a tile of 32 × 32 pixels: what the compression makes."""
 DAY = 1_790_000_000
 """What all files of the pictures are dated."""
 _HEIGHT = """([least, tallest]) => {
@@ -79,29 +78,8 @@ def beside(light: Image.Image, dark: Image.Image) -> Image.Image:
     return both.resize((round(both.width * SHRUNK), round(both.height * SHRUNK)), Image.Resampling.LANCZOS)
 
 
-def is_alike(one: Image.Image, other: Image.Image) -> bool:
-    """Whether no tile of two pictures differs by more than the compression makes."""
-    if one.size != other.size:
-        return False
-    apart = ImageChops.difference(one, other)
-    tiles = ((x, y, x + 32, y + 32) for x in range(0, one.width, 32) for y in range(0, one.height, 32))
-    return all(max(ImageStat.Stat(apart.crop(tile)).mean) <= ALIKE for tile in tiles)
-
-
-def save(image: Image.Image, path: Path) -> str:
-    """Writes a picture where it differs from the kept one, and says what was done."""
-    packed = io.BytesIO()
-    image.save(packed, "WEBP", quality=QUALITY, method=6)
-    new = Image.open(packed).convert("RGB")
-    if path.exists() and is_alike(new, Image.open(path).convert("RGB")):
-        return "as before"
-    path.write_bytes(packed.getvalue())
-    return f"{len(packed.getvalue()) // 1024} KB"
-
-
 def main() -> None:
     """Draws all states, and the page that shows them."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     data = Path(tempfile.mkdtemp())
     dataset(data / "datasets" / "circles" / "2_circle")
     server = Server(data, None)
@@ -111,7 +89,7 @@ def main() -> None:
     server.stop()
     for state, image in light.items():
         path = FOLDER / f"{re.sub('[^a-z0-9]+', '-', state)}.webp"
-        print(f"{state}: {save(beside(image, dark[state]), path)}", flush=True)
+        keep(beside(image, dark[state]), path, quality=QUALITY, method=6)
         kept.add(path)
         lines.append(f"## {state[0].upper()}{state[1:]}\n![{state}, light and dark](states/{path.name})\n")
     for old in set(FOLDER.iterdir()) - kept:

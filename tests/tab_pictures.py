@@ -1,10 +1,12 @@
 """Makes the pictures of the tab in docs/ again: `python tests/tab_pictures.py` (three minutes on one core).
 
-The standalone page with the small built-in model and its two LoRA files, in a browser of 1280 pixels.
+The standalone page with the small built-in model and its two LoRA files, in a browser of 1280 pixels: NAME.png in the
+light theme, NAME-dark.png in the dark one.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import tempfile
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chromium import started
+from kept_pictures import keep_png, steady
 from PIL import Image
 from ui.program import ROOT, Server, dataset
 from ui.steps import choose, ended, go
@@ -30,15 +33,16 @@ COPIES = {"styles/framed soft": 0.5, "styles/framed strong": 1.5, "people/framed
 
 
 def save(page: Any, name: str, height: int) -> None:
-    """Saves the upper part of the page."""
+    """Saves the upper part of the page in both themes."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
-    page.wait_for_timeout(500)  # pictures are being shown
     page.set_viewport_size({"width": 1280, "height": height})
-    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    path = ROOT / "docs" / f"tab-{name}.png"
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KB", flush=True)
+    for theme, ending in (("light", ""), ("dark", "-dark")):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_timeout(500)  # pictures are being shown
+        steady(page)
+        keep_png(Image.open(io.BytesIO(page.screenshot())), ROOT / "docs" / f"tab-{name}{ending}.png", COLOURS)
+    page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 
@@ -78,6 +82,11 @@ def weights(page: Any) -> None:
     panel.locator(".lx-tag", has_text="lbw=").wait_for()
     panel.get_by_label("Curve over the steps").fill("0@0, 1@0.4 cosine, 0.6@1")
     panel.locator(".lx-tag", has_text="cosine").wait_for()
+    panel.locator(".lx-preview summary").click()
+    panel.locator(".lx-preview").get_by_label("Prompt", exact=True).fill(CIRCLE)
+    panel.locator(".lx-preview summary").click()
+    panel.get_by_role("button", name="Draw preview").click()
+    panel.locator(".lx-result:not(.busy) > .lx-wiper").wait_for()
     save(page, "weights", 980)
 
 
@@ -128,7 +137,11 @@ def files(page: Any) -> None:
 
 
 def main() -> None:
-    """Makes all pictures."""
+    """Makes all pictures, or those that are named."""
+    shows = {show.__name__: show for show in (start, generate, weights, regions, train, compare, blocks, resize, files)}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(shows)}; all without")
+    names = parser.parse_args().names or shows
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
         data = Path(scratch)
         dataset(data / "datasets" / "signs" / "5_sign")
@@ -140,8 +153,8 @@ def main() -> None:
             page.set_default_timeout(PATIENCE)
             page.goto(server.url)
             page.wait_for_selector("#lora-ext .lx-tabs")
-            for show in (start, generate, weights, regions, train, compare, blocks, resize, files):
-                show(page)
+            for name in names:
+                shows[name](page)
         finally:
             server.stop()
 

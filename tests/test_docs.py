@@ -46,7 +46,7 @@ def name_of(page: Path) -> str:
 def links(page: Path) -> list[str]:
     """The targets of a page's links and pictures."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", text_of(page), flags=re.DOTALL)
-    return re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
+    return re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|srcset|href)="([^"]+)"', prose)
 
 
 def anchors(page: Path) -> set[str]:

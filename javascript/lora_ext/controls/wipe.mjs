@@ -13,8 +13,9 @@ const MIDDLE = 50;
 /**
  * @param {Side} before
  * @param {Side} after
+ * @param {string | number} at how much of the first is shown, in percent
  */
-export function wipe(before, after) {
+export function wipe(before, after, at = MIDDLE) {
     const picture = (/** @type {string} */ kind, /** @type {Side} */ { src, text }) =>
         h("img", { class: kind, src, alt: text, draggable: false });
     const frame = h(
@@ -29,7 +30,7 @@ export function wipe(before, after) {
         type: "range",
         min: 0,
         max: 100,
-        value: MIDDLE,
+        value: at,
         "aria-label": t("From before to after"),
         title: t("Drag to see more of one picture and less of the other"),
     });

@@ -111,7 +111,8 @@ class Previews {
             src: apiUrl("/pictures", { name }),
             text,
         });
-        return setChildren(this.place, wipe(side(without, t("without")), side(applied, t("with"))));
+        const last = /** @type {HTMLInputElement | null} */ (this.place.querySelector(".lx-wiper input"));
+        return setChildren(this.place, wipe(side(without, t("without")), side(applied, t("with")), last?.value));
     }
 }
 
