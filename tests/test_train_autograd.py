@@ -66,6 +66,16 @@ def test_both_ways_are_the_layer_with_the_delta(name: str, channels_last: bool) 
     for result in results:
         for got, right in zip(result, wanted, strict=True):
             torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-4)
+    factors.downs.requires_grad_(False)  # LoRA-FA: the fixed factor gets no gradient, and x is not kept for it
+    for fused in (False, True):
+        factors.zero_grad(set_to_none=True)
+        x = x.detach().requires_grad_()
+        y = hooked(layer, factors, x, fused=fused)
+        assert y.grad_fn.saved_tensors[0] is None
+        y.square().sum().backward()
+        assert factors.downs[0].grad is None
+        for got, right in ((x.grad, wanted[1]), (factors.ups[0].grad, wanted[3])):
+            torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-4)
 
 
 def test_whose_backward_pass_may_be_taken_over() -> None:

@@ -6,8 +6,9 @@ Shapes, here and in `trainable_factors`:
     up: Uᵀ, (R, out). Both factors are stored by rank, so that the first r ranks of both are views.
     low: D·x, (…, r) of Linear or (n, r, h', w') of Conv2d.
 
-The node keeps x and `low` for the backward pass, but nothing of the output's size. Only the ranks `first:last` get
-gradients (DyLoRA); they are passed in as Parameters that share the factors' memory.
+The node keeps x and `low` for the backward pass, but nothing of the output's size, and without x where D is
+fixed (LoRA-FA). Only the ranks `first:last` get gradients (DyLoRA); they are passed in as Parameters that share the
+factors' memory.
 
 Where the layer's own `weight` is given (frozen, of the output's dtype), the output was computed without a graph. The
 update is added in place, and the backward pass through the layer is part of the node. So the gradient of x is created
@@ -98,7 +99,7 @@ class LinearLoraFunction(torch.autograd.Function):
         in_place, out, down, up = prepare_forward(output, down, up, selection)
         flat = x.reshape(-1, x.shape[-1]).to(out.dtype)
         low = flat @ down.t()
-        ctx.save_for_backward(flat, low)
+        ctx.save_for_backward(flat if trained[0].requires_grad else None, low)
         ctx.weight, ctx.down, ctx.up, ctx.selection, ctx.trained = weight, down, up, selection, trained
         ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
         if in_place:
@@ -121,7 +122,9 @@ class LinearLoraFunction(torch.autograd.Function):
             plain = ctx.weight is None
             x_grad = low_grad @ ctx.down if plain else (g @ ctx.weight.to(g.dtype)).addmm_(low_grad, ctx.down)
             x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
-        down_grad = split_by_parameter(low_grad[:, rows].t() @ flat, ctx.trained[:half])
+        down_grad: tuple[Tensor | None, ...] = (None,) * half
+        if flat is not None:
+            down_grad = split_by_parameter(low_grad[:, rows].t() @ flat, ctx.trained[:half])
         up_grad = split_by_parameter(scaled_matmul(low[:, rows].t(), g, selection.scale), ctx.trained[half:])
         return x_grad, None if ctx.weight is not None else grad, None, None, None, None, *down_grad, *up_grad
 
@@ -150,9 +153,9 @@ class ConvLoraFunction(torch.autograd.Function):
         in_place, out, down, up = prepare_forward(output, down, up, selection)
         image = x.to(out.dtype)
         low = F.conv2d(image, down, None, *conv_options)
-        ctx.save_for_backward(image, low)
+        ctx.save_for_backward(image if trained[0].requires_grad else None, low)
         ctx.weight, ctx.down, ctx.up, ctx.selection, ctx.trained = weight, down, up, selection, trained
-        ctx.conv_options, ctx.x_dtype = conv_options, x.dtype
+        ctx.conv_options, ctx.x_shape, ctx.x_dtype = conv_options, x.shape, x.dtype
         if out.is_contiguous():
             wide = up.t().expand(len(out), -1, -1)
             if in_place:
@@ -172,8 +175,13 @@ class ConvLoraFunction(torch.autograd.Function):
         half = len(ctx.trained) // 2
         flat = grad.flatten(2)
         low_grad = torch.matmul(ctx.up * selection.scale, flat).view_as(low)
-        needs_x = ctx.needs_input_grad[0]
-        x_grad, down_grad = conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, True))
+        needs_x, trains_down = ctx.needs_input_grad[0], image is not None
+        if image is None:
+            image = grad.new_empty(1).expand(ctx.x_shape)  # only its shape is read
+        x_grad, grad_of_down = conv_backward(low_grad, image, ctx.down, ctx.conv_options, (needs_x, trains_down))
+        down_grad: tuple[Tensor | None, ...] = (None,) * half
+        if trains_down:
+            down_grad = split_by_parameter(grad_of_down[rows], ctx.trained[:half])
         if needs_x and ctx.weight is not None:
             x_grad = conv_backward(grad, image, ctx.weight.to(grad.dtype), ctx.conv_options, (True, False))[0].add_(
                 x_grad
@@ -183,7 +191,7 @@ class ConvLoraFunction(torch.autograd.Function):
             None if x_grad is None else x_grad.to(ctx.x_dtype),
             None if ctx.weight is not None else grad,
             None, None, None, None, None,
-            *split_by_parameter(down_grad[rows], ctx.trained[:half]),
+            *down_grad,
             *split_by_parameter(up_grad, ctx.trained[half:]),
         )  # fmt: skip
 
