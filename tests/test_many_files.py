@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_one_bad_file_does_not_stop_the_others_and_a_second_run_does_what_is_lef
     text = capsys.readouterr().out
     assert "FAILED" in text and "bad.safetensors is not a valid safetensors file" in text
     assert "3 files: 2 done, 1 failed" in text and "8 -> 2" in text
+    assert re.search(r"\n  \d+\.\d MB became \d+\.\d MB\n", text)
     one = tmp_path / "one.safetensors"
     assert run("resize", "--model", HALF, "--new_rank", 2, "--save_to", one) == 0
     alone, both = load_file(one), load_file(out / "set [v1]" / "b.safetensors")

@@ -89,7 +89,7 @@ def run_tool(run: Callable[[argparse.Namespace, Track], ToolReport], args: argpa
         notes = _notes((outcome.model, outcome.result.notes) for outcome in outcomes if outcome.result)
         rows_text = [_report_row(outcome) for outcome in outcomes if outcome.status != "failed"]
         head = f"  {'layers':>6}  {'rank':>15}  {'kept':>7}  file"
-        text = "\n".join([*each, *table_of_files(outcomes, head, rows_text), *notes]) + "\n"
+        text = "\n".join([*each, *table_of_files(outcomes, head, rows_text), *_sizes(outcomes), *notes]) + "\n"
     sys.stdout.write(printable_text(text))
     return exit_status(outcomes)
 
@@ -195,6 +195,14 @@ def _ranks(ranks: Iterable[int | None]) -> str:
     """`32`, or `4-32` where layers differ; `full` where none has a rank."""
     known = {rank for rank in ranks if rank is not None}
     return "-".join(str(rank) for rank in sorted({min(known), max(known)})) if known else "full"
+
+
+def _sizes(outcomes: Iterable[FileOutcome[ToolReport]]) -> list[str]:
+    """How large the files that were done were before, and how large their results are."""
+    done = [outcome for outcome in outcomes if outcome.result and outcome.result.outputs]
+    before = sum(_size(Path(outcome.model)) for outcome in done)
+    after = sum(_size(Path(path)) for outcome in done if outcome.result for path in outcome.result.outputs)
+    return [f"  {before / 1e6:.1f} MB became {after / 1e6:.1f} MB"] if done else []
 
 
 def _notes(notes: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
