@@ -32,8 +32,8 @@ from lora_ext.training.toy_task import TOY_SETTINGS, generate_toy_grid
 IMAGES = ROOT / "docs" / "guide" / "images"
 PATIENCE = 900_000
 """Milliseconds: a training and its sheet take minutes."""
-LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
-"""Suffix of a picture's name → the browser's language; the pages of each language have pictures of their own."""
+LANGUAGES = {"en": "en-GB"}
+"""Suffix of a picture's name → the browser's language. The Chinese guide shows the English page too, and says so."""
 COLOURS = 96
 """Colours of a picture: the page has few, and files stay small."""
 SHAPES = ("circle", "square", "cross", "diamond")
