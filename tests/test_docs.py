@@ -125,6 +125,28 @@ def test_the_pages_show_commands() -> None:
     assert found >= set(CLI_COMMANDS) - {"svd-merge"}  # which is `merge --method svd`
 
 
+def outline(page: Path) -> dict[str, object]:
+    """What a page and its translation have in common."""
+    blocks = re.findall(r"```(?:sh|bat)\n(.*?)```", text_of(page), re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)],
+        "rows of tables": len(re.findall(r"^\|", prose, re.MULTILINE)),
+        "commands": [re.sub(r"\s*#.*", "", block) for block in blocks],
+        "options": set(re.findall(r"`(--\w+)", prose)),
+        "pictures": sorted(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", prose)),
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.endswith(".zh.md")], ids=name_of)
+def test_a_translation_has_what_its_page_has(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    assert outline(page) == outline(english)
+    assert f"[English]({english.name})" in text_of(page) and f"[中文]({page.name})" in text_of(english)
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text_of(page), flags=re.DOTALL)
+    assert re.findall(r"[\u3400-\u9fff][,;:?!]", prose) == []  # full-width marks
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_examples_compile_and_what_they_import_exists(page: Path) -> None:
     for code in re.findall(r"```(?:python|py)\n(.*?)```", text_of(page), re.DOTALL):
