@@ -12,11 +12,12 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from figures import print_table
 
 from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.adapters import Lora
@@ -238,16 +239,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = Model(sd15(getattr(torch, args.dtype), args.device))
-    rows: list[Row] = []
-    for kind, wide in (("LierLa", False), ("C3Lier", True)):
-        rows += changes(model, rank32(model.unet, wide, 0), kind, args.repeat)
-        rows += steps(model, args.latent, args.repeat, kind, wide)
-    rows += loading(model.unet, args.repeat)
-    rows += peft_steps(model, args.latent, args.repeat)
-    print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}\n")
-    print("| what | ratio | seen |\n| --- | --- | --- |")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+
+    def rows() -> Iterator[Row]:
+        for kind, wide in (("LierLa", False), ("C3Lier", True)):
+            yield from changes(model, rank32(model.unet, wide, 0), kind, args.repeat)
+            yield from steps(model, args.latent, args.repeat, kind, wide)
+        yield from loading(model.unet, args.repeat)
+        yield from peft_steps(model, args.latent, args.repeat)
+
+    title = f"SD1.5's U-Net, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}"
+    peer = "copying the touched weights; reading the file's bytes; a step without a file; peft"
+    print_table(("what", "ratio", "seen"), rows(), title, peer=peer)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import print_table
 from PIL import Image
 from torch import Tensor
 
@@ -168,12 +169,14 @@ def main() -> None:
                     drawing.put_back()
     first = next(iter(results))
     slowest, reference = results[first]
-    print(f"{given.model}, {given.device}, {given.dtype}, {given.side}x{given.side}, {given.steps} steps, rank "
-          f"{given.rank}, {len(image_specs)} pictures, {given.threads} threads")  # fmt: skip
+    rows = []
     for name, (seconds, pictures) in results.items():
         apart = max(int(np.abs(np.asarray(pictures[s], int) - np.asarray(reference[s], int)).max()) for s in reference)
         speed = len(image_specs) / seconds
-        print(f"  {name:<34}{speed:7.2f} pictures/s  {slowest / seconds:5.2f}x   apart {apart} of 255")
+        rows.append((name, f"{slowest / seconds:.2f}x", f"{speed:.2f}", f"{apart} of 255"))
+    title = (f"{given.model}, {given.device}, {given.dtype}, {given.side}x{given.side}, {given.steps} steps, rank "
+             f"{given.rank}, {len(image_specs)} pictures, {given.threads} threads")  # fmt: skip
+    print_table(("what", "speed, of the first row's", "pictures/s", "apart"), rows, title, peer=first)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from apply import Model, rank32, sd15
+from figures import print_table
 from torch import Tensor
 
 from lora_ext.adapter_spec import AdapterSpec
@@ -290,12 +291,10 @@ def main() -> None:
     model = Model(sd15(getattr(torch, args.dtype), args.device))
     size = (8, 3, ("LierLa",)) if args.quick else (args.latent, args.repeat, tuple(KINDS))
     bench = Bench(model, *size)
-    print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {bench.latent}\n")
-    print("| what | ratio | aim | seen |\n| --- | --- | --- | --- |")
-    for name, compare in COMPARISONS.items():
-        if args.only in (None, name):
-            for row in compare(bench):
-                print("| " + " | ".join(row) + " |", flush=True)
+    chosen = (compare for name, compare in COMPARISONS.items() if args.only in (None, name))
+    title = f"SD1.5's U-Net, {args.device}, {args.dtype}, {args.threads} threads, latent {bench.latent}"
+    rows = (row for compare in chosen for row in compare(bench))
+    print_table(("what", "ratio", "aim", "seen"), rows, title, peer="the same step with constant weights")
 
 
 if __name__ == "__main__":

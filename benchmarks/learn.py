@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import print_table
 
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_library import LoraLibrary
@@ -78,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_settings_model(toy_task.TOY_SETTINGS)
-    print(f"{'network':>14} {'weight':>7} {'before':>7} {'after':>7} {'kept':>6} {'seconds':>8} {'steps':>6}")
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for kind in options.only:
             out = (options.out or Path(temporary)) / kind
@@ -88,11 +89,10 @@ def main() -> None:
             seeds = [replace(toy_task.TOY_SETTINGS, seed=seed) for seed in SEEDS]
             every = [toy_task.score_toy_loras(model, LoraLibrary([out]), base, tags) for base in seeds]
             for (name, weight), judged in zip(told, map(mean, zip(*every, strict=True)), strict=True):
-                print(
-                    f"{name:>14} {weight:7g} {judged.concept_before:7.0%} {judged.concept_after:7.0%} "
-                    f"{judged.unrelated_kept:6.1%} {outcome.seconds:8.0f} {outcome.steps:6}",
-                    flush=True,
-                )
+                shares = (f"{judged.concept_before:.0%}", f"{judged.concept_after:.0%}", f"{judged.unrelated_kept:.1%}")
+                rows.append((name, f"{weight:g}", *shares, f"{outcome.seconds:.0f}", str(outcome.steps)))
+    head = ("network", "weight", "taught: before", "taught: after", "others kept", "seconds", "steps")
+    print_table(head, rows, "The built-in model and its toy task")
 
 
 if __name__ == "__main__":

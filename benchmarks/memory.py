@@ -14,12 +14,13 @@ import subprocess
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from figures import print_table
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -172,7 +173,6 @@ def plain(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -
 def tables() -> None:
     """Prints both tables."""
     functional.scaled_dot_product_attention = plain
-    print("| | SD1.5, 512² | SDXL, 1024² |\n| --- | --- | --- |")
     rows: dict[str, list[str]] = {}
     cards: dict[str, list[str]] = {}
     for family, (_, side, _) in MODELS.items():
@@ -203,11 +203,9 @@ def tables() -> None:
                 cards.setdefault(f"{card} GB", []).append(way)
         for what, size in said.items():
             rows.setdefault(what, []).append(f"{size / GIB:.2f} GiB")
-    for what, cells in rows.items():
-        print(f"| {what} | " + " | ".join(cells) + " |")
-    print("\n| card | SD1.5 LierLa | SD1.5 C3Lier | SDXL LierLa | SDXL C3Lier |\n| --- | --- | --- | --- | --- |")
-    for card, cells in cards.items():
-        print(f"| {card} | " + " | ".join(cells) + " |")
+    print_table(("what", "SD1.5, 512²", "SDXL, 1024²"), ((what, *cells) for what, cells in rows.items()))
+    head = ("card", "SD1.5 LierLa", "SD1.5 C3Lier", "SDXL LierLa", "SDXL C3Lier")
+    print_table(head, ((card, *cells) for card, cells in cards.items()), "What `auto` chooses")
 
 
 # --- measured on the CPU ---------------------------------------------------------------------------------------------
@@ -255,20 +253,23 @@ def main() -> None:
         return
     tables()
     if args.measure:
-        print("\n| SD1.5's U-Net on the CPU, a process's own memory | counted | measured |\n| --- | --- | --- |")
         parts = {"unet": made("SD1", torch.float16)["unet"]}
         stays, _ = baking(parts, lora(parts, True))
         unet = made("SD1", torch.float32)["unet"]
         given = inputs("SD1", 512, 1, "meta", torch.float32)
         drawing = counted(unet, lambda: unet(**given))
-        for what, count, child in (
-            ("baking a rank-32 C3Lier file, fp16", stays, ("baked", "apply")),
-            ("the same, live", 0, ("live", "apply")),
-            ("a guided pass at 512², float32", drawing, ("live", "draw")),
-        ):
-            command = [sys.executable, __file__, "--child", *child]
-            seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-            print(f"| {what} | {count / GIB:.2f} GiB | {seen} GiB |")
+
+        def rows() -> Iterator[tuple[str, ...]]:
+            for what, count, child in (
+                ("baking a rank-32 C3Lier file, fp16", stays, ("baked", "apply")),
+                ("the same, live", 0, ("live", "apply")),
+                ("a guided pass at 512², float32", drawing, ("live", "draw")),
+            ):
+                command = [sys.executable, __file__, "--child", *child]
+                seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+                yield what, f"{count / GIB:.2f} GiB", f"{seen} GiB"
+
+        print_table(("what", "counted", "measured"), rows(), "SD1.5's U-Net on the CPU, a process's own memory")
 
 
 if __name__ == "__main__":

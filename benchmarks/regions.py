@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from figures import print_table
 from PIL import Image, ImageDraw
 
 from lora_ext.embedded import shapes
@@ -117,11 +118,13 @@ def main() -> int:
     prompts = shapes.SCENE_PROMPTS[args.from_prompt :][: args.prompts]
     rows: list[tuple[str, Sequence[Image.Image]]] = []
     for size in args.sizes:
-        print(f"{size}x{size}, {len(prompts)} prompts x {SEEDS} seeds, {args.steps} steps")
+        found = []
         for way in args.ways:
             shares, images = measure(model, WAYS[way].format(*args.weights), prompts, size, args.steps, args.seed)
-            print(f"  {way:<20}" + "".join(f"  {name} {share:4.0%}" for name, share in shares.items()), flush=True)
+            found.append((way, *(f"{share:.0%}" for share in shares.values())))
             rows.append((f"{way}, {size}", images))
+        title = f"The built-in model, {size}x{size}, {len(prompts)} prompts x {SEEDS} seeds, {args.steps} steps"
+        print_table(("way", *shares), found, title)
     if args.sheet:
         draw_sheet(rows).save(args.sheet, optimize=True)
     return 0

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from figures import print_table
 from tools_tasks import ROOT, naive_seconds
 
 Row = tuple[str, ...]
@@ -221,23 +222,16 @@ class Bench:
         alone = statistics.median(times.pop("import torch"))
         for verb, found in times.items():
             seconds = statistics.median(found)
-            yield (f"start-up: {verb}", f"{seconds:.2f} s" if verb == "--help" else f"torch + {seconds - alone:.2f} s",
+            yield (f"start-up: {verb}", f"{seconds:.2f} s" if verb == "--help" else f"torch {seconds - alone:+.2f} s",
                    "", f"{seconds:.2f} s", f"import torch {alone:.2f} s", "", "")  # fmt: skip
 
 
-def table(head: Row, rows: Iterator[Row]) -> None:
-    """A Markdown table, row by row as they come."""
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
-    print(flush=True)
-
-
 def growing(bench: Bench) -> Iterator[Row]:
-    """The growth table; the last column would be constant for time ∝ layers · rank² · (m+n)."""
+    """The growth table; the last column would be constant for time ∝ layers · rank² · (m + n)."""
     for layers, rank, sides, seconds in child(bench.threads, "growth", bench.flag)[1]:
         share = seconds / (layers * rank**2 * sides) * 1e12
-        yield (f"{layers:.0f}", f"{rank:.0f}", f"{sides:.0f}", f"{seconds * 1000:.1f} ms", f"{share:.0f}")
+        name = f"{layers:.0f} layers of rank {rank:.0f}, m + n = {sides:.0f}"
+        yield name, f"{seconds * 1000:.1f} ms", f"{share:.0f}"
 
 
 def main() -> None:
@@ -253,13 +247,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(args.folder or Path(scratch), args.threads, args.quick)
         bench.folder.mkdir(parents=True, exist_ok=True)
-        print(f"{args.threads} thread(s), {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n", flush=True)
+        title = f"{args.threads} thread(s){', a twelfth of the layers' if args.quick else ''}"
         head = ("what", "ratio (CPU)", "ours, CPU", "ours, clock", "naive, CPU", "our peak", "naive peak")
         for part in (p for p in parts if p in args.only):
             if part == "growth":
-                table(("layers", "rank", "m + n", "resize to rank / 4", "ps per layer · rank² · (m+n)"), growing(bench))
+                print_table(("what", "resize to rank / 4", "ps per layer · rank² · (m + n)"), growing(bench), title)
             else:
-                table(head, getattr(bench, part)())
+                print_table(head, getattr(bench, part)(), title, peer="the naive method")
 
 
 if __name__ == "__main__":

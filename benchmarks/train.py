@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from figures import print_table
 from torch import Tensor, nn
 
 RANK = 16
@@ -288,19 +289,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     arms = timed(args)
     by_name = {arm.name: arm.seconds for arm in arms}
     gib = {} if args.quick else {arm.name: memory(arm.name, given) for arm in arms}
-    print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}, "
-          f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}, {args.repeat} rounds\n")  # fmt: skip
+    title = (f"SD1.5's U-Net, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}, "
+             f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}, {args.repeat} rounds")  # fmt: skip
     base = "floor" if "floor" in by_name else arms[0].name
-    print(f"| step | of {base} (each round) | seconds | images/s | peak GiB |\n| --- | --- | --- | --- | --- |")
+    rows = []
     for name, seconds in by_name.items():
         floor = by_name[base]
         rounds = [own / other for own, other in zip(seconds, floor, strict=True)]
         each = f"{statistics.median(rounds):.3f}x ({min(rounds):.3f} … {max(rounds):.3f})"
         median = statistics.median(seconds)
-        print(f"| {name} | {each} | {median:.3f} | {args.batch / median:.2f} | {gib.get(name, float('nan')):.2f} |")
+        held = f"{gib[name]:.2f}" if name in gib else ""
+        rows.append((name, each, f"{median:.3f}", f"{args.batch / median:.2f}", held))
+    after = ""
     if LIMITING and by_name.get("ours"):
         share = statistics.median(LIMITING) / statistics.median(by_name["ours"])
-        print(f"\nscale_weight_norms: {statistics.median(LIMITING) * 1e3:.1f} ms, {share:.2%} of a step")
+        after = f"\nscale_weight_norms: {statistics.median(LIMITING) * 1e3:.1f} ms, {share:.2%} of a step"
+    head = ("step", f"of {base} (each round)", "seconds", "images/s", "peak GiB")
+    print_table(head, rows, title, peer=base, after=after)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import print_table
 from PIL import Image
 
 from lora_ext.train.config.recipe_io import recipe_from_settings
@@ -63,12 +64,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"train_data_dir": str(drawn(Path(folder), args.pictures)), "resolution": "512"}
         settings |= {"enable_bucket": True, "max_data_loader_n_workers": args.threads, "seed": 1}
-        print("| what | of the clock spent waiting | pictures/s | processor |\n| --- | --- | --- | --- |")
+        rows = []
+
+        def add(what: str, share: float, speed: float, work: float) -> None:
+            rows.append((what, f"{share:.1%}", f"{speed:.1f}", f"{work:.1f} ms"))
+
         for pause in map(float, args.steps.split(",")):
             data = Dataset.from_recipe(recipe_from_settings(settings))
             for what, epochs in (("new pictures", range(1)), ("again", range(1, 2))):
-                share, speed, work = waited(data, iter(epochs), pause)
-                print(f"| {pause:g} s a picture, {what} | {share:.1%} | {speed:.1f} | {work:.1f} ms |")
+                add(f"{pause:g} s a picture, {what}", *waited(data, iter(epochs), pause))
         data = Dataset.from_recipe(recipe_from_settings({**settings, "vae_batch_size": 1}))
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -79,9 +83,10 @@ def main() -> None:
         count = data.cache_latents(encode, "")
         seconds, work = time.perf_counter() - begun, (time.process_time() - worked) / count * 1e3
         share, speed = 1 - count * args.encode / seconds, count / seconds
-        print(f"| caching latents, {args.encode:g} s a picture to encode | {share:.1%} | {speed:.1f} | {work:.1f} ms |")
-        share, speed, work = waited(data, iter(range(3)), 0.02)
-        print(f"| 0.02 s a picture, cached latents | {share:.1%} | {speed:.1f} | {work:.1f} ms |")
+        add(f"caching latents, {args.encode:g} s a picture to encode", share, speed, work)
+        add("0.02 s a picture, cached latents", *waited(data, iter(range(3)), 0.02))
+        head = ("what", "of the clock spent waiting", "pictures/s", "processor, a picture")
+        print_table(head, rows, f"{args.pictures} pictures, {args.threads} threads that read")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,59 @@
-"""`python -m benchmarks --page`: each section keeps its own run; a part that fails changes nothing."""
+"""`python -m benchmarks --page`: the page says what the records say; each run keeps its own date and machine."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
 import re
-import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_sections_are_replaced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("benchmarks_main", ROOT / "benchmarks" / "__main__.py")
-    assert spec and spec.loader
-    runs = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, runs)
-    spec.loader.exec_module(runs)
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/__main__.py."""
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("benchmarks.__main__")
+
+
+def test_the_page_says_what_the_records_say(runs: ModuleType) -> None:
+    records = json.loads(runs.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    assert runs.PAGE.read_text(encoding="utf-8") == runs.page_text(records)
+    assert {record["part"] for record in records} <= set(runs.PARTS)
+    facts = ("date", "machine", "versions", "command", "name")
+    assert [record for record in records if not all(record[one] for one in facts)] == []
+    assert [record for record in records if not any(record["values"].values())] == []
+
+
+def test_runs_are_replaced_one_by_one(runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.program for one in runs.PARTS.values() if not (ROOT / f"benchmarks/{one.program}.py").is_file()] == []
 
-    def printing(text: str) -> None:
-        code = f"print({text!r})" if text else "raise SystemExit(3)"
+    def printing(value: str) -> None:
+        table = f"print_table(('what', 'ratio'), [('a', {value!r})], 'of b', peer='b')"
+        code = f"from benchmarks.figures import print_table; {table}" if value else "raise SystemExit(3)"
         monkeypatch.setattr(runs.Part, "command", lambda *_: ["-c", code])
 
     page = tmp_path / "numbers.md"
-    for name, text in (("tools", "| one |"), ("apply", "| two |"), ("tools", "| three |")):
-        printing(text)
-        assert runs.main(["--page", str(page), "--short", "--only", name]) == 0
+    for name, value, more in (("tools", "1x", ["--short"]), ("apply", "2x", []), ("tools", "3x", ["--short"])):
+        printing(value)
+        assert runs.main(["--page", str(page), *more, "--only", name]) == 0
     text = page.read_text(encoding="utf-8")
-    assert re.findall(r"^(## .*|\| .*)$", text, re.MULTILINE) == [
+    assert re.findall(r"^(## .*|\| a .*)$", text, re.MULTILINE) == [
         "## Applying",
-        "| two |",
-        "## File tools",
-        "| three |",
+        "| a | 2x |",
+        "## File tools, short",
+        "| a | 3x |",
     ]
-    assert "torch" in text and "cores" in text
+    assert "of b; beside: b." in text and "torch" in text and "cores" in text
+    printing("4x")
+    assert runs.main(["--page", str(page), "--only", "tools"]) == 0  # a long run, beside the short one
+    assert "| a | 3x |" in page.read_text(encoding="utf-8") and "## File tools\n" in page.read_text(encoding="utf-8")
+    kept = page.read_text(encoding="utf-8")
     printing("")
-    assert runs.main(["--page", str(page), "--only", "tools"]) == 1 and page.read_text(encoding="utf-8") == text
+    assert runs.main(["--page", str(page), "--only", "tools"]) == 1 and page.read_text(encoding="utf-8") == kept
+    page.unlink()
+    assert runs.main(["--page", str(page), "--only"]) == 0 and page.read_text(encoding="utf-8") == kept
