@@ -113,6 +113,44 @@ def report_error(error: LoraError) -> int:
     return 2
 
 
+class Explanation(NamedTuple):
+    """What to do about the messages of a topic, as the page's section says it.
+
+    Attributes:
+        heading: the section's heading.
+        point: which of its numbered points is meant; "" for all.
+        text: its text, as plain text in the page's lines.
+    """
+
+    heading: str
+    point: str
+    text: str
+
+    def paragraphs(self) -> list[str]:
+        """Its paragraphs and points, each in one line, points with their `1. ` or `- `."""
+        parts = re.split(r"\n\n|\n(?=(?:\d+\.|-) )", self.text)
+        return [" ".join(part.split()) for part in parts]
+
+
+def topic_explanation(topic: MessageTopic) -> Explanation:
+    """The section that explains a topic.
+
+    Args:
+        topic: a topic that has one.
+
+    Returns:
+        The section.
+
+    Raises:
+        LoraError: The page has no such section.
+    """
+    for heading, text in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", _page_text(), re.MULTILINE):
+        if _anchor(heading) == topic.section:
+            place = topic.advice.removeprefix(heading).removeprefix(heading.lower()).strip(" ,")
+            return Explanation(heading, place if place.isdigit() else "", plain_text(text).strip())
+    raise LoraError(f"{PAGE_NAME} has no section {topic.section!r}")
+
+
 def explain_topic(name: str) -> str:
     """What to do about the messages of a topic.
 
@@ -133,12 +171,9 @@ def explain_topic(name: str) -> str:
         raise LoraError(f"no help is called {name!r}{did_you_mean(name, topics)}; known are {', '.join(topics)}")
     if not topic.section:
         return topic.advice
-    for heading, text in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", _page_text(), re.MULTILINE):
-        if _anchor(heading) == topic.section:
-            place = topic.advice.removeprefix(heading).removeprefix(heading.lower()).strip(" ,")
-            where = f" (point {place})" if place.isdigit() else ""
-            return f"{heading}{where}\n\n{plain_text(text).strip()}"
-    raise LoraError(f"{PAGE_NAME} has no section {topic.section!r}")
+    found = topic_explanation(topic)
+    where = f" (point {found.point})" if found.point else ""
+    return f"{found.heading}{where}\n\n{found.text}"
 
 
 def _anchor(heading: str) -> str:

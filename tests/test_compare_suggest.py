@@ -166,10 +166,11 @@ def test_equal_cells_are_reported_and_only_the_first_is_suggested(library: LoraL
         expected = None if place in first else f"te 0.2, {weight}, {seed}"
         assert cell["same_as"] == ("without a LoRA" if cell["y"] == 0 else expected)
     names = (
-        "te 0.2, U-Net 0, seed 1 / te 0.6, U-Net 0, seed 1 / te 1, U-Net 0, seed 1 / 3 more as without a LoRA; te 0.6,"
+        "te 0.2, U-Net 0, seed 1 / te 0.6, U-Net 0, seed 1 / te 1, U-Net 0, seed 1 / and 3 more "
+        "(same as without a LoRA); te 0.6,"
     )
     assert manifest["same"].startswith(f"The same picture in 14 of 18 cells: {names}") and manifest["same"].endswith(
-        "; 2 more."
+        "; and 2 more."
     )
     with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -6,11 +6,14 @@ import ast
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import lora_ext.errors
 from lora_ext.compare.axes import AXIS_KINDS
+from lora_ext.message_help import message_topics, topic_explanation
 from lora_ext.train.config.recipe import recipe_options
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
 from lora_ext.train.config.suggested_regularisation import offer_regularisation
@@ -34,7 +37,14 @@ def texts() -> set[str]:
         found |= set(re.findall(r'\bstart\("(\w+)"', code) + re.findall(r'job\.text = "([^"]+)"', code))
     found |= {shown for _, shown in server_sentences()}
     found |= {option.help for _, option in recipe_options().values()} | {kind.title for kind in AXIS_KINDS.values()}
-    return found | reasons() | option_labels() | web_ui_settings()
+    return found | reasons() | option_labels() | web_ui_settings() | explanations()
+
+
+def explanations() -> set[str]:
+    """The troubleshooting page's sections that the dialog "What to do" shows."""
+    found = [topic_explanation(topic) for topic in message_topics() if topic.section]
+    said = {re.sub(r"^(\d+\.|-) ", "", text) for one in found for text in one.paragraphs()}
+    return said | {one.heading for one in found}
 
 
 def option_labels() -> set[str]:
@@ -57,10 +67,11 @@ def web_ui_settings() -> set[str]:
     return found
 
 
-def server_sentences() -> list[tuple[str, str]]:
-    """The server's sentences that the page has words of its own for, and those words."""
+def server_sentences(*lists_named: str) -> list[tuple[str, str]]:
+    """The server's sentences that the page has words of its own for, and those words; without a name of all lists."""
     core = ROOT / "javascript" / "lora_ext" / "core"
-    lists = [*sorted(core.glob("*_sentence_list.mjs")), core / "server_sentences.mjs"]
+    named = [path for name in lists_named or ("*_sentence_list.mjs",) for path in sorted(core.glob(name))]
+    lists = [*named, core / "server_sentences.mjs"]
     *same, others = (re.findall(r"= \[\n(.*?)\n\];", path.read_text(encoding="utf-8"), re.DOTALL)[0] for path in lists)
     quoted = [json.loads(f'"{text}"') for text in re.findall(QUOTED, others)]
     return [(json.loads(f'"{text}"'),) * 2 for text in re.findall(QUOTED, "".join(same))] + list(
@@ -68,24 +79,68 @@ def server_sentences() -> list[tuple[str, str]]:
     )
 
 
-def python_texts() -> set[str]:
-    """Every text of the program, with {0}, {1}, … where it is filled in."""
-    found: set[str] = set()
+NOT_ON_THE_PAGE = (
+    "api", "cli", "command_line", "demo", "inject", "message_help", "region_masks", "ui", "weight_curve",
+    "compare/conflicts_command", "generate/blocks_command", "tools/lora_add_words", "train/data/resize_images",
+    "training/control_command", "training/teach_command", "web/access_guard", "web/allowed_hosts", "web/page_files",
+)  # fmt: skip
+"""What these raise is said to people at a command line, in Python or at the start; all else may reach the page."""
+NO_WORDS_OF_THEIR_OWN = {
+    "{0} is not a folder; give one that holds embeddings",
+    "{0} is a folder; the command `merge --sd_model` writes a checkpoint as a folder",
+    "{0} exists and is not a diffusers model; choose another folder",
+    "a {0} has no `unet` to apply a LoRA to",
+    "several processes need accelerate: pip install accelerate",
+    "there are no texts in the language {0}{1}",
+    "metadata_thumbnail: {0}",
+    "the sample {0}",
+}
+"""Others of commands, and those that are a name with a sentence behind it."""
+
+
+def text_of(node: ast.AST) -> str | None:
+    """A text of the program, with {0}, {1}, … where it is filled in; None where a node is none."""
+    if isinstance(node, ast.JoinedStr):
+        places = itertools.count()
+        return "".join(
+            str(part.value) if isinstance(part, ast.Constant) else f"{{{next(places)}}}" for part in node.values
+        )
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def python_nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Every node of the program, with its module."""
     for path in (ROOT / "lora_ext").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                places = itertools.count()
-                parts = (
-                    part.value if isinstance(part, ast.Constant) else f"{{{next(places)}}}" for part in node.values
-                )
-                found.add("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
-    return found
+        module = path.relative_to(ROOT / "lora_ext").with_suffix("").as_posix()
+        yield from ((module, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def test_the_server_says_what_the_page_has_words_for() -> None:
-    assert {sentence for sentence, _ in server_sentences()} - python_texts() == set()
+    assert {sentence for sentence, _ in server_sentences()} - {text_of(node) for _, node in python_nodes()} == set()
+
+
+def raised_texts() -> Iterator[tuple[str, str]]:
+    """(module, text) of every error for the user that may reach the page."""
+    errors = {name for name in (*vars(lora_ext.errors), "JobError") if name.endswith("Error")}
+    for module, node in python_nodes():
+        if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call) or module.startswith(NOT_ON_THE_PAGE):
+            continue
+        text = text_of(node.exc.args[0]) if node.exc.args and ast.unparse(node.exc.func) in errors else None
+        if text and "--" not in text and re.search("[a-z]", text):
+            yield module, text
+
+
+def test_what_is_raised_has_words_on_the_page() -> None:
+    sentences = {sentence for sentence, _ in server_sentences("[!p]*_sentence_list.mjs", "picture_sentence_list.mjs")}
+    known = re.compile("|".join(re.sub(r"\\\{\d\\\}", ".*", re.escape(sentence)) for sentence in sentences))
+    wordless = {
+        (module, text)
+        for module, text in raised_texts()
+        for reason in [re.sub(r"^\{\d\}(?:(?:,| and) \{\d\})*: ", "", text)]  # names, and what is wrong with them
+        if re.search("[a-z]", reason) and text not in NO_WORDS_OF_THEIR_OWN
+        if not known.fullmatch(text) and not known.fullmatch(reason)
+    }
+    assert wordless == set(), "add each to a *_sentence_list.mjs and to localizations/, or to NOT_ON_THE_PAGE"
 
 
 def reasons() -> set[str]:

@@ -287,7 +287,8 @@ def without_stamps(text: str, root: Path) -> str:
 
 def recordable(answers: Mapping[str, Any], root: Path) -> dict[str, Any]:
     # translations and help, which other tests look at
-    texts = {"GET /strings": {"": "<text>"}, "GET /help": [{"name": "", "phrases": [""], "explanation": "<text>"}]}
+    help_texts = {"name": "", "phrases": [""], "heading": "<text>", "point": "<text>", "paragraphs": ["<text>"]}
+    texts = {"GET /strings": {"": "<text>"}, "GET /help": [help_texts]}
     return {name: texts.get(name) or comparable(answer, root) for name, answer in answers.items()}
 
 

@@ -705,8 +705,12 @@ export interface MessageHelp {
     name: string;
     /** What such messages say; `…` stands for what differs. */
     phrases: string[];
-    /** The section of the troubleshooting page, as plain text. */
-    explanation: string;
+    /** The heading of the section of the troubleshooting page that explains them. */
+    heading: string;
+    /** Which of its numbered points is meant; "" for all. */
+    point: string;
+    /** Its paragraphs and points as plain text, points with their `1. ` or `- `. */
+    paragraphs: string[];
 }
 
 /** What came of moving several files. */

@@ -6,6 +6,7 @@ import { page } from "./core/page.mjs";
 import { makePanels, openPanel, showAddressedPanel } from "./core/panels.mjs";
 import { loadStored } from "./core/storage.mjs";
 import { pageLanguage, setTranslations, t } from "./core/strings.mjs";
+import { translateNotes } from "./core/webui_notes.mjs";
 import { button } from "./controls/basic.mjs";
 import { errorNote } from "./controls/error_note.mjs";
 import "./jobs/job_list.mjs";
@@ -74,7 +75,8 @@ function mountWhereMissing() {
 /** What follows the web UI's page. */
 function follow() {
     mountWhereMissing();
-    drawActedWeights();
+    drawActedWeights(); // which reads the English line
+    translateNotes();
 }
 
 new MutationObserver(follow).observe(document.documentElement, { childList: true, subtree: true });

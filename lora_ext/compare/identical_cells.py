@@ -115,13 +115,13 @@ def identical_cells_sentence(plan: SheetPlan, labels_by_place: Mapping[int, str]
     groups: dict[str, list[str]] = {}
     for index, other in labels_by_place.items():
         groups.setdefault(other, []).append(shared_label(plan, [plan.cells[index]]) or "the only cell")
-    rows = [f"{_listed(' / ', labels)} as {other}" for other, labels in groups.items()]
+    rows = [f"{_listed(' / ', labels)} (same as {other})" for other, labels in groups.items()]
     return f"The same picture in {len(labels_by_place)} of {len(plan.cells)} cells: {_listed('; ', rows)}."
 
 
 def _listed(between: str, texts: Sequence[str]) -> str:
     """The first three texts, and the number of the others."""
-    more = [f"{len(texts) - 3} more"] if len(texts) > 3 else []
+    more = [f"and {len(texts) - 3} more"] if len(texts) > 3 else []
     return between.join([*texts[:3], *more])
 
 

@@ -145,4 +145,4 @@ def describe_checkpoint(found: Mapping[LayerId, WeightLocation]) -> str:
     counts = Counter(layer_id.part for layer_id in found)
     cross = next((p.shape[1] for s, p in found.items() if re.search(r"attn2\.to_k$", s.layer)), None)
     network = ", ".join(f"{count} layers of {part}" for part, count in counts.items()) or "no known layer"
-    return f"a model with {network}" + (f" and text {cross} wide" if cross else "")
+    return f"a model with {network} and text {cross} wide" if cross else f"a model with {network}"

@@ -183,9 +183,12 @@ def _unsupported_text(file: LoraFile, unsupported: Mapping[LayerId, str], to: st
     """What cannot be held, how many layers that are, and what helps."""
     kinds = Counter(unsupported.values())
     what = ", ".join(f"{kind} ({count} of {len(file.adapters)} layers)" for kind, count in sorted(kinds.items()))
-    only = "diffusers' key format holds LoRA layers only, not " if to == "diffusers" else "ComfyUI cannot read "
+    if to == "diffusers":
+        reason = f"diffusers' key format holds LoRA layers only, not {what}"
+    else:
+        reason = f"ComfyUI cannot read {what}"
     return (
-        f"{only}{what}; --rank converts LoHa, LoKr and full layers to LoRA, --bake layers of any kind to the "
+        f"{reason}; --rank converts LoHa, LoKr and full layers to LoRA, --bake layers of any kind to the "
         "nearest LoRA (--sd_model BASE for kinds that depend on the base model's weights)"
     )
 

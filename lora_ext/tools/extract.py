@@ -121,9 +121,9 @@ def _shared(base: SourceCheckpoint, other: SourceCheckpoint, conv: bool, report:
     wanted = [layer_id for layer_id, shape in base.shapes.items() if is_extracted_layer(layer_id, shape, conv)]
     resized = [s for s in wanted if s in other.shapes and _size(base.shapes[s]) != _size(other.shapes[s])]
     if len(families - {"unknown"}) > 1 or resized:
+        hint = "".join(f"; {s} is {base.shapes[s]} in one and {other.shapes[s]} in the other" for s in resized[:1])
         raise ToolError(
-            f"{base.path} is {base.describe()}, {other.path} is {other.describe()}"
-            + "".join(f": {s} is {base.shapes[s]} in one and {other.shapes[s]} in the other" for s in resized[:1])
+            f"{base.path} is {base.describe()}, {other.path} is {other.describe()}, another architecture{hint}"
         )
     for one, two in ((base, other), (other, base)):
         only_here = [

@@ -92,10 +92,10 @@ def merge_loras(
             layer_name = _head(specs, layer_id)
             keys |= {(layer_id, suffix): f"{layer_name}.{suffix}" for suffix in made.tensors if layer_name}
     if not adapters:
-        raise ToolError("nothing to merge: " + ("; ".join(report.notes) or "every layer has weight 0"))
+        raise ToolError(f"nothing to merge: {'; '.join(report.notes) or 'every layer has weight 0'}")
     for spec in specs:
         if len(report.left_out.get(spec.display_name, ())) == len(spec.file.adapters):
-            raise ToolError(f"nothing of {spec.display_name} can be merged: " + "; ".join(report.notes))
+            raise ToolError(f"nothing of {spec.display_name} can be merged: {'; '.join(report.notes)}")
     adapters = with_constant_alphas(adapters, report)
     comment = f"merged ({options.method}): " + " + ".join(f"{spec.unet:g} * {spec.display_name}" for spec in specs)
     sources = [

@@ -78,10 +78,12 @@ def merge_folder_into_file(
     wanted = ("unet", "vae", *TEXT_PREFIXES.get(family, ()))
     missing = [name for name in wanted if not networks[name].holders]
     if family not in TEXT_PREFIXES or missing:
+        model = describe_checkpoint(locations)
+        if missing:
+            model = f"{model} and has no {', '.join(missing)}"
         raise ToolError(
-            f"{folder} cannot become a checkpoint file: it is {describe_checkpoint(locations)}"
-            + (f" and has no {', '.join(missing)}" if missing else "")
-            + "; SD1, SD2 and SDXL can, with U-Net, autoencoder and text encoders"
+            f"{folder} cannot become a checkpoint file: it is {model}; SD1, SD2 and SDXL can, "
+            "with U-Net, autoencoder and text encoders"
         )
     if specs:
         plans = [plan for name in wanted for plan in networks[name].plans]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 
-from ..message_help import explain_topic, message_topics
+from ..message_help import MessageTopic, message_topics, topic_explanation
 from .app_state import AppState
 
 
@@ -17,12 +17,22 @@ class MessageHelp:
     Attributes:
         name: Its short name, which `python -m lora_ext help` takes too.
         phrases: What such messages say; `…` stands for what differs.
-        explanation: The section of the troubleshooting page, as plain text.
+        heading: The heading of the section of the troubleshooting page that explains them.
+        point: Which of its numbered points is meant; "" for all.
+        paragraphs: Its paragraphs and points as plain text, points with their `1. ` or `- `.
     """
 
     name: str
     phrases: list[str]
-    explanation: str
+    heading: str
+    point: str
+    paragraphs: list[str]
+
+
+def message_help(topic: MessageTopic) -> MessageHelp:
+    """What to do about the messages of a topic that a section explains."""
+    found = topic_explanation(topic)
+    return MessageHelp(topic.name, list(topic.phrases), found.heading, found.point, found.paragraphs())
 
 
 def register_help_routes(api: APIRouter, app_state: AppState) -> None:
@@ -31,5 +41,4 @@ def register_help_routes(api: APIRouter, app_state: AppState) -> None:
     @api.get("/help")
     def list_message_help() -> list[MessageHelp]:
         """The messages that the troubleshooting page explains; none where that page is not installed."""
-        topics = [topic for topic in message_topics() if topic.section]
-        return [MessageHelp(topic.name, list(topic.phrases), explain_topic(topic.name)) for topic in topics]
+        return [message_help(topic) for topic in message_topics() if topic.section]

@@ -178,7 +178,7 @@ def import_sets(text: str) -> list[LoraSet]:
         raise FileError(f"the file has no sets: it is not JSON ({error})") from error
     rows = found.get("sets") if isinstance(found, dict) and found.get(FORMAT_KEY) == FORMAT else None
     if not isinstance(rows, dict) or not 1 <= len(rows) <= _MOST_SETS:
-        raise FileError(f'the file has no sets: it must be an object with "{FORMAT_KEY}": {FORMAT} and "sets"')
+        raise FileError(f"the file has no sets: it must be an object with {FORMAT_KEY!r}: {FORMAT} and 'sets'")
     sets = [(name, _set_of_json(name, row)) for name, row in rows.items()]
     broken = next((name for name, one in sets if one is None), None)
     if broken is not None:

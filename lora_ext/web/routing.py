@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -140,4 +140,25 @@ def _invalid(error: RequestValidationError) -> Response:
     """422 with the first field that is wrong; what was given is not sent back (it may be no JSON at all)."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return error_response(422, f"{where or 'the request'}: {first['msg']}", "ValidationError", where or None)
+    return error_response(422, _field_problem(where or "the request", first), "ValidationError", where or None)
+
+
+def _field_problem(field: str, error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, by the kinds of errors of pydantic 2 and (after a dot) of pydantic 1."""
+    limit = next(iter((error.get("ctx") or {}).values()), "")
+    match error["type"].rpartition(".")[2]:
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden" | "extra":
+            return f"{field} is not a field of this request"
+        case "greater_than_equal" | "not_ge":
+            return f"{field} must be {limit} or more"
+        case "less_than_equal" | "not_le":
+            return f"{field} must be {limit} or less"
+        case "string_too_long" | "max_length":
+            return f"{field} is too long; give at most {limit} characters"
+        case "int_type" | "int_parsing" | "int_from_float" | "integer":
+            return f"{field} must be a whole number"
+        case "float_type" | "float_parsing" | "float" | "finite_number" | "not_finite_number":
+            return f"{field} must be a number"
+    return f"{field}: {error['msg']}"

@@ -211,7 +211,7 @@ class ToolService:
             raise ToolError(
                 f"the folder {path.parent.name} is part of this installation and cannot be changed; choose another name"
             )
-        job.notify(f"{job.kind}: {path.name}")
+        job.notify(f"writing {path.name}")
         return path
 
     def result(self, report: ToolReport) -> ToolResult:

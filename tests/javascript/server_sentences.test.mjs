@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { pageWords } from "../../javascript/lora_ext/core/server_sentences.mjs";
-import { setTranslations } from "../../javascript/lora_ext/core/strings.mjs";
+import { pageWords, partWords } from "../../javascript/lora_ext/core/server_sentences.mjs";
+import { setTranslations, t } from "../../javascript/lora_ext/core/strings.mjs";
 
 test("the server's sentences are said in the page's words and language", () => {
     const exists = "{0} exists; choose another name, or tick “replace a file of this name”";
@@ -35,4 +36,46 @@ test("other sentences stay as they are", () => {
     for (const text of ["", "something else", "well, the tag is empty", "the tag is empty."]) {
         assert.equal(pageWords(text), text);
     }
+});
+
+test("each sentence is known by its own words, and its values come out as they are", async () => {
+    const core = new URL("../../javascript/lora_ext/core/", import.meta.url);
+    const files = readdirSync(core).filter((name) => name.endsWith("_sentence_list.mjs"));
+    const lists = await Promise.all(files.map((name) => import(new URL(name, core).href)));
+    const sentences = lists.flatMap((list) => Object.values(list).flat());
+    assert.ok(sentences.length > 1000 && new Set(sentences).size === sentences.length);
+    const places = (/** @type {string} */ sentence) => sentence.match(/\{\d\}/g) || [];
+    setTranslations(Object.fromEntries(sentences.map((one, i) => [one, `§${i}: ${places(one).join(" ")}`])));
+    sentences.forEach((sentence, i) => {
+        const values = places(sentence).map((_, n) => (sentence.includes(`}{${n}}`) ? `; w${n}` : `v${n}`));
+        const given = sentence.replace(/\{(\d)\}/g, (_, n) => values[n]);
+        assert.equal(partWords(given), `§${i}: ${values.join(" ")}`, sentence);
+    });
+    setTranslations({});
+});
+
+test("parts of sentences are no sentences, and sentences are found where they are joined", () => {
+    const known = { "and {0} more": "另 {0} 个", "its weight is 0": "权重为 0", "use sdpa": "请用 sdpa" };
+    setTranslations({
+        ...known,
+        "not used here: {0}": "不用：{0}",
+        "{0}: {1}": "{0}：{1}",
+        "{0} ({1})": "{0}（{1}）",
+        ", ": "、",
+    });
+    assert.equal(pageWords("and 3 more"), "and 3 more");
+    assert.equal(partWords("and 3 more"), "另 3 个");
+    assert.equal(pageWords("a.toml: its weight is 0"), "a.toml：权重为 0");
+    assert.equal(pageWords("  a: its weight is 0\nb"), "  a：权重为 0\nb");
+    assert.equal(pageWords("not used here: a (use sdpa), b (why (not))"), "不用：a（请用 sdpa）、b (why (not))");
+    setTranslations({});
+});
+
+test("a text that could take long to match stays as it is", () => {
+    const text = "a: (b; ".repeat(20_000);
+    assert.equal(pageWords(text), text);
+});
+
+test("a value may have a place of its own in it", () => {
+    assert.equal(t("{0} and {1}", "{1}$&", "b"), "{1}$& and b");
 });

@@ -3,7 +3,7 @@ import { api } from "./api.mjs";
 import { h } from "./elements.mjs";
 import { t } from "./strings.mjs";
 
-/** @typedef {{ name: string, phrases: string[], explanation: string }} MessageHelp */
+/** @typedef {import("../api_types").MessageHelp} MessageHelp */
 
 /** @type {Promise<MessageHelp[]> | undefined} */
 let topics;
@@ -34,6 +34,15 @@ export async function findHelp(message) {
 }
 
 /**
+ * A paragraph in the page's language, or a point with its mark.
+ * @param {string} text
+ */
+function paragraph(text) {
+    const [, mark, said] = /** @type {RegExpExecArray} */ (/^(\d+\. |- |)(.*)$/s.exec(text));
+    return h("p", {}, mark + t(said));
+}
+
+/**
  * Shows the help of a message.
  * @param {MessageHelp} topic
  * @param {HTMLElement} root the tab
@@ -43,7 +52,10 @@ export function showHelp(topic, root) {
     const close = h("button", { class: "lx-button", type: "button", title: t("Closes this (Escape)") }, t("Close"));
     const dialog = h("dialog", { class: "lx-dialog", "aria-label": title }, [
         h("h3", {}, title),
-        h("div", { class: "lx-help-text", lang: "en", tabindex: "0" }, topic.explanation),
+        h("div", { class: "lx-help-text", tabindex: "0" }, [
+            h("p", {}, topic.point ? t("{0} (point {1})", t(topic.heading), topic.point) : t(topic.heading)),
+            topic.paragraphs.map(paragraph),
+        ]),
         close,
     ]);
     close.addEventListener("click", () => dialog.close());

@@ -37,8 +37,6 @@ export const SERVER_SENTENCES = [
     "output_name {0} must be a name without folders",
     "this run is not at work",
     "this run has no sample prompts",
-    "; did you mean {0}?",
-    "; known: {0}",
     "WARNING: {0} damaged layers are skipped, the others apply: {1}.",
     "Its metadata has a different hash, {0}: it was copied, or the tensors were changed later.",
     "{0} entries were not understood, such as {1}",

@@ -4,6 +4,7 @@
 import { FILE_SENTENCES } from "./file_sentence_list.mjs";
 import { HOST_SENTENCES } from "./host_sentence_list.mjs";
 import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
+import { SENTENCE_PARTS } from "./part_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
 import { t } from "./strings.mjs";
 import { TRAINING_INPUT_SENTENCES } from "./training_input_sentence_list.mjs";
@@ -35,6 +36,52 @@ const FOR_THE_PAGE = [
         "which LoRA is meant? Put <lora:name:1> into the prompt, or name it with --lora",
         "which LoRA is meant? Choose one, or put <lora:name:1> into the prompt",
     ],
+    [
+        "{0}; --rank converts LoHa, LoKr and full layers to LoRA, --bake layers of any kind to the nearest LoRA (--sd_model BASE for kinds that depend on the base model's weights)",
+        "{0}; enter a rank, which converts LoHa, LoKr and full layers to LoRA, or tick “make LoRA of what the program cannot read” (with a base model for kinds that depend on its weights)",
+    ],
+    [
+        "the change of {0} ({1}) depends on the base model's weights; name the base model: --sd_model",
+        "the change of {0} ({1}) depends on the base model's weights; choose the base model",
+    ],
+    [
+        "--unit is {0}; it must be from 1 to {1}, the rank of the file",
+        "the step between ranks is {0}; it must be from 1 to {1}, the rank of the file",
+    ],
+    [
+        "{0} does not say how its ranks were trained ({1}); use --alpha keep",
+        "{0} does not say how its ranks were trained ({1}); choose alpha “unchanged, as kohya's script does”",
+    ],
+    [
+        "{0} layers need the base model's weights and are left out; merge --sd_model can merge them",
+        "{0} layers need the base model's weights and are left out; merging into a checkpoint can merge them",
+    ],
+    [
+        "the program can read every layer: --bake changes nothing",
+        "the program can read every layer: none had to become the nearest LoRA",
+    ],
+    [
+        "{0} does not fit {1} once it is multiplied by alpha/rank, as diffusers' key format needs; save as bf16 or float (--save_precision)",
+        "{0} does not fit {1} once it is multiplied by alpha/rank, as diffusers' key format needs; choose the precision bf16 or float32",
+    ],
+    [
+        "--resume {0}: there is no saved state of a run called {1}, but {2}; give one of these folders to --resume, or set output_name {3}",
+        "resume {0}: there is no saved state of a run called {1}, but {2}; give one of these folders to resume, or set output_name {3}",
+    ],
+    [
+        "--resume {0}: there is no saved state (--save_state saves folders that end in {1})",
+        "resume {0}: there is no saved state (save_state saves folders that end in {1})",
+    ],
+    [
+        "--resume {0} has another network: {1} ({2}). Set it as before, or {3}",
+        "resume {0} has another network: {1} ({2}). Set it as before, or {3}",
+    ],
+    ["--sample_prompts {0} cannot be read: {1}", "sample_prompts {0} cannot be read: {1}"],
+    [
+        "--sample_prompts {0} has no prompt: no samples are generated",
+        "sample_prompts {0} has no prompt: no samples are generated",
+    ],
+    ["--sample_prompts {0}: it must be {1}", "sample_prompts {0}: it must be {1}"],
 ];
 
 /** @param {string} sentence */
@@ -45,6 +92,18 @@ function pattern(sentence) {
     return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)")}$`, "s");
 }
 
+/**
+ * A sentence with its pattern, and the longest of its pieces: a text without that needs no look at the pattern.
+ * @param {string} sentence
+ * @param {string} shown
+ * @param {boolean} [isPart] whether it stands within sentences only
+ */
+function row(sentence, shown, isPart = false) {
+    const pieces = sentence.split(/\{\d\}/);
+    const [piece] = [...pieces].sort((a, b) => b.length - a.length);
+    return { shown, isPart, piece, letters: pieces.join("").length, fits: pattern(sentence) };
+}
+
 const lists = [
     SERVER_SENTENCES,
     PICTURE_SENTENCES,
@@ -53,30 +112,84 @@ const lists = [
     TRAINING_SENTENCES,
     TRAINING_INPUT_SENTENCES,
 ];
-/** @type {{ pattern: RegExp, shown: string }[]} the longest first, since a shorter one may fit its sentences too */
-const sentences = lists
-    .flatMap((list) => list.map((sentence) => [sentence, sentence]))
-    .concat(FOR_THE_PAGE)
-    .sort(([a], [b]) => b.length - a.length)
-    .map(([sentence, shown]) => ({ pattern: pattern(sentence), shown }));
+/** Those of the most fixed letters first, since one of fewer may fit their sentences too. */
+const rows = [
+    ...lists.flat().map((sentence) => row(sentence, sentence)),
+    ...FOR_THE_PAGE.map(([sentence, shown]) => row(sentence, shown)),
+    ...SENTENCE_PARTS.map((sentence) => row(sentence, sentence, true)),
+].sort((a, b) => b.letters - a.letters);
+
+/** Letters of a sentence; a longer text, which may take long to match, is no message. */
+const LONGEST = 2000;
 
 /** How a report of several parts begins, which no pattern may take for one sentence. */
 const HOW_A_FILE_FITS = / layers appl(y|ies)$/;
 
 /**
- * A sentence of the server's in the page's words.
+ * A text that is one of the sentences, in the page's words; null where it is none.
+ * @param {string} text
+ * @param {boolean} isPart whether it stands within a sentence
+ */
+function oneSentence(text, isPart) {
+    if (text.length > LONGEST) return null;
+    for (const known of rows) {
+        if ((known.isPart && !isPart) || !text.includes(known.piece)) continue;
+        const match = known.fits.exec(text);
+        // a part may be a sentence too, such as why something is so, or the names that were meant
+        if (match)
+            return t(known.shown, ...match.slice(1).map((part) => (part.length < text.length ? said(part) : part)));
+    }
+    return null;
+}
+
+/**
+ * A text that several sentences were joined to: lines, sentences behind semicolons, names with a sentence behind a colon
+ * or in brackets. The text itself where none of them is known.
+ * @param {string} text
+ * @param {boolean} isPart
+ */
+function joinedSentences(text, isPart) {
+    /**
+     * @param {string[]} parts
+     * @param {string} between
+     * @param {(part: string) => string} [words]
+     */
+    const joined = (parts, between, words = (part) => said(part, isPart)) => {
+        const told = parts.map(words);
+        return told.every((part, i) => part === parts[i]) ? text : told.join(between);
+    };
+    const lines = text.split("\n");
+    if (lines.length > 1) return joined(lines, "\n", (line) => line.replace(/\S.*/, (words) => said(words, isPart)));
+    if (text.length > LONGEST) return text;
+    const parts = text.split("; ");
+    if (parts.length > 1) return joined(parts, t("; "));
+    const items = text.split("), ").map((item, i, all) => (i < all.length - 1 ? `${item})` : item));
+    if (items.length > 1) return joined(items, t(", "));
+    const [, name, behind] = /^(.+?): (.+)$/.exec(text) || [];
+    const reason = behind && said(behind, isPart);
+    if (reason && reason !== behind) return t("{0}: {1}", name, reason);
+    const [, before, inside] = /^(.+?) \((.+)\)$/.exec(text) || [];
+    const words = inside && said(inside);
+    return words && words !== inside ? t("{0} ({1})", before, words) : text;
+}
+
+/** @param {string} text @param {boolean} [isPart] @returns {string} */
+function said(text, isPart = true) {
+    const parts = text.split("; ");
+    const isReport = parts.length > 1 && HOW_A_FILE_FITS.test(parts[0]);
+    return (isReport ? null : oneSentence(text, isPart)) ?? joinedSentences(text, isPart);
+}
+
+/**
+ * What the server says, in the page's words: sentences that it knows, also where several are joined.
  * @param {string} text
  * @returns {string}
  */
-export function pageWords(text) {
-    const parts = text.split("; ");
-    const isReport = parts.length > 1 && HOW_A_FILE_FITS.test(parts[0]);
-    for (const { pattern: fits, shown } of isReport ? [] : sentences) {
-        const match = fits.exec(text);
-        // a part may be a sentence too, such as why something is so, or the names that were meant
-        if (match)
-            return t(shown, ...match.slice(1).map((part) => (part.length < text.length ? pageWords(part) : part)));
-    }
-    const said = parts.length > 1 ? parts.map(pageWords) : parts;
-    return said.every((part, i) => part === parts[i]) ? text : said.join(t("; "));
-}
+export const pageWords = (text) => said(text, false);
+
+/**
+ * The same for a text that may be part of a sentence only, such as a note on a layer.
+ * @param {string} text
+ * @returns {string}
+ */
+export const partWords = (text) => said(text);

@@ -18,10 +18,8 @@ export function t(text, ...values) {
     const page = /** @type {{ localization?: Record<string, string> }} */ (globalThis);
     const english = (Number(values[0]) === 1 && SINGULAR[text]) || text;
     const translated = translations[text] || (page.localization || {})[text] || english;
-    return values.reduce(
-        (/** @type {string} */ filled, value, i) => filled.replaceAll(`{${i}}`, String(value)),
-        translated,
-    );
+    // in one go: a value may itself have {1} in it
+    return translated.replace(/\{(\d)\}/g, (place, i) => (i in values ? String(values[i]) : place));
 }
 
 /**

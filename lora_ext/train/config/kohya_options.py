@@ -126,9 +126,8 @@ def sort_options(
         elif name in UNSUPPORTED_OPTIONS:
             problems.append(f"{dashes}{name} is not supported here: {UNSUPPORTED_OPTIONS[name]}")
         else:
-            word = "option" if dashes else "setting"
-            shown = f"{dashes}{name}" if dashes else repr(name)
-            problems.append(f"unknown {word} {shown}{did_you_mean(dashes + name, (dashes + n for n in names))}")
+            hint = did_you_mean(dashes + name, (dashes + n for n in names))
+            problems.append(f"unknown option {dashes}{name}{hint}" if dashes else f"unknown setting {name!r}{hint}")
     not_used = f"not used here: {', '.join(ignored)}" if ignored else ""
     if problems:
         lines = [*problems, *([not_used] if not_used else [])]

@@ -60,7 +60,7 @@ def _rank(words: Mapping[str, Any], set_to: Callable[[str, Any], Any], notify: C
         with_text = not is_neutral(words.get("train_text_encoder"))
         set_to("network_targets", "attention")
         set_to("network_train_unet_only", not with_text)
-        where = "the U-Net's attention" + (" and the text encoder" if with_text else "")
+        where = "the U-Net's attention and the text encoder" if with_text else "the U-Net's attention"
         notify(f"rank: as in diffusers' scripts, alpha is the rank, and {where} is trained")
     if not is_neutral(words.get("use_extended_lora")):
         set_to("network_module", "c3lier")

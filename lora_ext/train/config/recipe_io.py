@@ -85,8 +85,10 @@ def parse_recipe_option(name: str, given: object) -> Any:
     try:
         value = _typed(kind, name, given)
     except (ValueError, TypeError, OverflowError):
-        several = ", or two for SDXL's two text encoders" if name == "text_encoder_lr" else ""
-        raise TrainError(f"{name} must be {_TYPE_NAMES[kind]}{several}, not {_shown(given)}") from None
+        wanted = _TYPE_NAMES[kind]
+        if name == "text_encoder_lr":
+            wanted = f"{wanted}, or two for SDXL's two text encoders"
+        raise TrainError(f"{name} must be {wanted}, not {_shown(given)}") from None
     _in_range(name, option, value)
     return value
 

@@ -91,9 +91,10 @@ def _tables(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def _check_names(given: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
-    unknown = [f"{name!r}{did_you_mean(name, valid)}" for name in given if name not in valid]
+    unknown = [name for name in given if name not in valid]
     if unknown:
-        raise TrainError(f"{where}: unknown option{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
+        hints = "".join(did_you_mean(name, valid) for name in unknown)
+        raise TrainError(f"{where}: unknown option {', '.join(map(repr, unknown))}{hints}")
 
 
 def _with_options(recipe: Recipe, options: Mapping[str, Any], where: str) -> Recipe:

@@ -288,10 +288,10 @@ def _share(resized: PixelSize, bucket: PixelSize) -> float:
 
 def _lines(report: PreflightReport) -> Iterator[str]:
     for c in report.concepts:
-        kind = "regularisation" if c.regularisation else "pictures"
-        much = f"{c.pictures} {kind} × {c.repeats} repeats" if not c.regularisation else f"{c.pictures} {kind}"
-        bare = f", {c.without_caption} without a caption" + (f" ({c.concept!r} is used)" if c.concept else "")
-        yield f"{c.folder}: {much} = {c.turns:,} samples an epoch{bare if c.without_caption else ''}"
+        much = f"{c.pictures} regularisation" if c.regularisation else f"{c.pictures} pictures × {c.repeats} repeats"
+        line = f"{c.folder}: {much} = {c.turns:,} samples an epoch"
+        used = f" ({c.concept!r} is used)" if c.concept else ""
+        yield f"{line}, {c.without_caption} without a caption{used}" if c.without_caption else line
     yield _sum(report)
     if report.layers:
         yield f"trained layers: {', '.join(f'{n} {sort}' for sort, n in report.layers.items())}"
@@ -301,20 +301,25 @@ def _lines(report: PreflightReport) -> Iterator[str]:
     if report.longest:
         yield f"longest caption: {report.longest} of {report.limit} tokens"
     for path, tokens in report.too_long[:3]:
-        more = f" (and {len(report.too_long) - 1} more)" if len(report.too_long) > 1 else ""
         wide = next((n for n in (150, 225) if n >= tokens), None)
         hint = f"max_token_length {wide} takes it whole" if wide else "shorten it"
-        yield f"! {path} has a caption of {tokens} tokens; what is after {report.limit} is cut off; {hint}{more}"
+        if len(report.too_long) > 1:
+            hint = f"{hint} (and {len(report.too_long) - 1} more)"
+        yield _marked(f"{path} has a caption of {tokens} tokens; what is after {report.limit} is cut off; {hint}")
         break
     for group in report.duplicates[:3]:
-        yield f"! the same picture more than once: {', '.join(group[:4])}"
+        yield _marked(f"the same picture more than once: {', '.join(group[:4])}")
     if len(report.duplicates) > 3:
-        yield f"! and {len(report.duplicates) - 3} more such pictures"
-    yield from (f"! skipped: {sentence}" for sentence in report.skipped[:5])
+        yield _marked(f"and {len(report.duplicates) - 3} more such pictures")
+    yield from (_marked(f"skipped: {sentence}") for sentence in report.skipped[:5])
     if len(report.skipped) > 5:
-        yield f"! skipped: {len(report.skipped) - 5} more pictures that cannot be read"
-    yield from (f"! {note}" for note in report.notes)
+        yield _marked(f"skipped: {len(report.skipped) - 5} more pictures that cannot be read")
+    yield from map(_marked, report.notes)
     yield from _cost_lines(report)
+
+
+def _marked(warning: str) -> str:
+    return f"! {warning}"
 
 
 def _sum(report: PreflightReport) -> str:
@@ -327,10 +332,11 @@ def _sum(report: PreflightReport) -> str:
     if plain and len(report.concepts) == 1:
         c = train[0]
         return f"{c.pictures} pictures × {c.repeats} repeats × {report.epochs} epochs = {report.steps:,} steps"
-    world = f" on {report.world} processes" if report.world > 1 else ""
-    text = f"{samples:,} samples in {report.batches:,} batches of up to {report.batch_size}{world}"
+    text = f"{samples:,} samples in {report.batches:,} batches of up to {report.batch_size}"
+    if report.world > 1:
+        text = f"{text} on {report.world} processes"
     if report.accumulation > 1:
-        text += f", {report.accumulation} of them a step"
+        text = f"{text}, {report.accumulation} of them a step"
     if report.steps == report.epochs * report.steps_per_epoch:
         return f"{text} = {report.steps_per_epoch:,} steps an epoch × {report.epochs} epochs = {report.steps:,} steps"
     return f"{text} = {report.steps_per_epoch:,} steps an epoch; {report.steps:,} steps in all, {report.epochs} epochs"
@@ -344,6 +350,6 @@ def _cost_lines(report: PreflightReport) -> Iterator[str]:
     split = f"{weights:.1f} weights, {training:.1f} training state, {activations:.1f} a batch"
     yield f"memory: about {e.bytes / BYTES_IN_GIB:.1f} GiB ({split})"
     if e.have and e.bytes > e.have:
-        yield f"! that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; use {e.spare}"
+        yield _marked(f"that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; use {e.spare}")
     if e.seconds:
         yield f"time: about {format_rough_duration(report.seconds)} ({e.seconds:.2g} s a step)"

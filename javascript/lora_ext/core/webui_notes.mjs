@@ -1,0 +1,17 @@
+// What the program says outside of the tab, below the web UI's pictures and in its popups, in the page's language.
+import { pageWords } from "./server_sentences.mjs";
+
+/** The web UI's comments below a picture, and gradio's popups. */
+const PLACES = "p.comments:not([data-lx-said]), .toast-text:not([data-lx-said])";
+
+/** Says the program's sentences in the page's language, each once; what others say stays. */
+export function translateNotes() {
+    for (const place of document.querySelectorAll(PLACES)) {
+        place.setAttribute("data-lx-said", "");
+        for (const line of place.childNodes) {
+            const said = line.nodeType === Node.TEXT_NODE ? (line.nodeValue || "").trim() : "";
+            const words = said && pageWords(said);
+            if (words !== said) line.nodeValue = words;
+        }
+    }
+}
