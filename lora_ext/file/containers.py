@@ -23,11 +23,13 @@ class FileContents(NamedTuple):
         tensors: name → tensor. Empty for a bare list of tensors, which have no names.
         metadata: name → text.
         raw: the object that a torch file held; None for safetensors.
+        data: the bytes behind a safetensors header, which the tensors are views of; None for a torch file.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     raw: object = None
+    data: Tensor | None = None
 
 
 _FOREIGN_FILE_HEADS = (
@@ -94,7 +96,8 @@ def load_tensors(path: str | Path) -> FileContents:
     """
     path = Path(path)
     if container_format(path) == "safetensors":
-        return FileContents(*safetensors_file.load_safetensors(path))
+        tensors, metadata, data = safetensors_file.load_safetensors_data(path)
+        return FileContents(tensors, metadata, data=data)
     content = torch_file.load_torch_file(path)
     if isinstance(content, list | tuple):
         if not content or not all(isinstance(item, Tensor) for item in content):

@@ -52,6 +52,11 @@ def model_hash(path: str | Path) -> str:
     return _hash_from(path, _start(path))
 
 
+def data_hash(data: Tensor) -> str:
+    """Computes what `model_hash` computes, from the bytes behind a safetensors header in memory (uint8)."""
+    return hashlib.sha256(data.numpy().data).hexdigest()
+
+
 def whole_file_hash(path: str | Path) -> str:
     """Computes the sha256 of a file, by which model sites identify checkpoints.
 

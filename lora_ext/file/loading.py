@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -57,7 +58,7 @@ def load_lora_file(path: str | Path) -> LoraFile:
             file = assemble_lora_file(contents.tensors, contents.metadata, path, find_adapter_config(path))
         if file.damaged and not file.adapters and not file.embeddings:
             raise FileError(next(iter(file.damaged.values())).reason)
-        return file
+        return replace(file, data=contents.data)
     except (FileError, FitError) as error:
         raise FileError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 

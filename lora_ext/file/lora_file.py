@@ -44,6 +44,7 @@ class LoraFile:
         config: PEFT's `adapter_config.json` that gave the alphas.
         notes: sentences on what of a configuration is not supported.
         assumed: a sentence on the alpha that is assumed where the file has none.
+        data: the bytes behind the header of the safetensors file that was loaded, for its hash.
     """
 
     adapters: Mapping[LayerId, Adapter]
@@ -60,6 +61,7 @@ class LoraFile:
     config: Path | None = None
     notes: tuple[str, ...] = ()
     assumed: str = ""
+    data: Tensor | None = None
 
     @property
     def name(self) -> str:

@@ -241,13 +241,18 @@ def metadata_as_text(value: object) -> str:
 
 
 def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`load_safetensors_data` without the bytes."""
+    return load_safetensors_data(path)[:2]
+
+
+def load_safetensors_data(path: Path) -> tuple[dict[str, Tensor], dict[str, str], Tensor]:
     """Loads all tensors of a safetensors file in one read; they share one buffer.
 
     Args:
         path: the file.
 
     Returns:
-        (name → tensor on the CPU, metadata).
+        (name → tensor on the CPU, metadata, the buffer: all bytes behind the header).
 
     Raises:
         FileError: the file cannot be read or is not a valid safetensors file; the message says why.
@@ -261,7 +266,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise FileError(f"{path} became shorter while it was read")
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
-    return _views(buffer, header.entries), dict(header.metadata)
+    return _views(buffer, header.entries), dict(header.metadata), buffer
 
 
 def iterate_safetensors(path: Path, header: SafetensorsHeader, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:

@@ -61,9 +61,12 @@ class SourceRecord:
 
 
 def source_record(file: LoraFile, ratio: float | None = None, lbw: str | None = None) -> SourceRecord:
-    """The record of one source; its hash is computed from the file on the disk, or taken from the metadata."""
+    """The record of one source; its hash is computed from what was loaded, or taken from the metadata."""
     path = file.path
-    digest = hashes.model_hash(path) if path is not None and path.is_file() else hashes.stored_hash(file.metadata)
+    if file.data is not None:
+        digest = hashes.data_hash(file.data)
+    else:
+        digest = hashes.model_hash(path) if path is not None and path.is_file() else hashes.stored_hash(file.metadata)
     return SourceRecord(file.name, digest, ratio, lbw)
 
 
