@@ -316,15 +316,15 @@ def merge_running(out: str, rank: str, quick: str, *paths: str) -> dict[str, flo
         if turn:  # the first one warms up
             for name, seconds in (("whole", ended - whole), ("merge", merged - merging), ("product", product)):
                 found[name].append(seconds)
-    gram, by_numpy = rank_reduction._gram, 0
+    grams, by_numpy = rank_reduction._grams, 0
 
-    def counted(side: torch.Tensor) -> torch.Tensor:
+    def counted(sides: Sequence[torch.Tensor]) -> torch.Tensor:
         """torch counts its own products only; NumPy's of AᵀA take half of a whole one's operations."""
         nonlocal by_numpy
-        by_numpy += len(side) * side.shape[1] ** 2
-        return gram(side)
+        by_numpy += sum(len(side) * side.shape[1] ** 2 for side in sides)
+        return grams(sides)
 
-    rank_reduction._gram = counted
+    rank_reduction._grams = counted
     with FlopCounterMode(display=False) as counter:
         merge_loras(files, [0.7, 0.3], options)
     seconds = {name: sorted(times)[len(times) // 2] for name, times in found.items()}

@@ -131,13 +131,11 @@ class LowRank:
             `alpha` ().
         """
         alpha = float(self.rank) if alpha is None else alpha
-        gains = [gain * (self.rank / alpha) for gain in self.gain.tolist()]
-        roots = [1.0 if abs(abs(gain) - 1) < 1e-7 else math.sqrt(abs(gain)) for gain in gains]
-        signed = [math.copysign(root, gain) for root, gain in zip(roots, gains, strict=True)]
-        up = self.up.float() * self.up.new_tensor(signed, dtype=torch.float32)
-        down = self.down.float() * self.down.new_tensor(roots, dtype=torch.float32).view(
-            -1, *[1] * (self.down.dim() - 1)
-        )
+        gains = self.gain.cpu().double() * (self.rank / alpha)
+        sizes = gains.abs()
+        roots = torch.where((sizes - 1).abs() < 1e-7, 1.0, sizes.sqrt())
+        up = self.up.float() * roots.copysign(gains).float().to(self.up.device)
+        down = self.down.float() * roots.float().to(self.down.device).view(-1, *[1] * (self.down.dim() - 1))
         up = up.reshape(*up.shape, *[1] * (down.dim() - 2))
         return {
             "lora_up.weight": up.contiguous(),

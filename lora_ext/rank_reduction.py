@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -97,12 +99,7 @@ class LowRankApproximation:
 
 
 def reduce_rank(low: LowRank, rule: RankRule | int) -> LowRankApproximation:
-    """Computes the best approximation of U·diag(g)·D at a rank, from r×r matrices; ΔW is never formed.
-
-    With ΔW = L·Rᵀ, L = Q·R_l and G = RᵀR, the matrix R_l·G·R_lᵀ has the squared singular values s². For its
-    eigenvectors y and W = R_lᵀ·y/s, the columns of R·W are the right singular vectors, and those of L·(G·W) are the
-    left ones times s (Golub & Van Loan §5.4; Eckart–Young). For a small fixed rank, R_l and G come from products in
-    float32 where these are exact enough, otherwise from QR. Time O(r²(m+n)), memory O(r(m+n)).
+    """Computes the best approximation of U·diag(g)·D at a rank: see `reduce_ranks`.
 
     Args:
         low: a ΔW of rank r with m outputs and n inputs (times kernel); its gain is (r,).
@@ -114,21 +111,47 @@ def reduce_rank(low: LowRank, rule: RankRule | int) -> LowRankApproximation:
     Raises:
         ToolError: ΔW contains NaN or infinity.
     """
-    rule = RankRule(rule) if isinstance(rule, int) else rule
-    left, gain, right = low.up.float(), low.gain.float(), low.down.flatten(1).float().T
-    size = min(left.shape[0], right.shape[0])
-    core = None
-    if rule.method is None and 2 * rule.rank <= min(low.rank, size):
-        core = _quick_core(_gram(left) * gain.outer(gain), _gram(right), rule, size)
-    if core is None:
-        r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(accurate_dtype(side)) for side in (left * gain, right))
-        core = _core(r_left, r_right.T @ r_right, rule, size)
-    up, down = left @ (gain[:, None] * core.left.float()), core.right.float().T @ right.T
-    return _approximation(up, core.values, down.reshape(-1, *low.shape[1:]), core.norm)
+    return next(reduce_ranks([low], [rule]))
 
 
-@dataclass(frozen=True)
-class _Core:
+def reduce_ranks(lows: Sequence[LowRank], rules: Sequence[RankRule | int]) -> Iterator[LowRankApproximation]:
+    """Computes the best approximations of several U·diag(g)·D from r×r matrices; no ΔW is formed.
+
+    With ΔW = L·Rᵀ, L = Q·R_l and G = RᵀR, the matrix R_l·G·R_lᵀ has the squared singular values s². For its
+    eigenvectors y and W = R_lᵀ·y/s, the columns of R·W are the right singular vectors, and those of L·(G·W) are the
+    left ones times s (Golub & Van Loan §5.4; Eckart–Young). For a small fixed rank, R_l and G come from products in
+    float32 where these are exact enough, otherwise from QR; all ΔW of one rank go through LAPACK and the small products
+    together. Time O(r²(m+n)), memory O(r(m+n)) of all of them.
+
+    Args:
+        lows: as in `reduce_rank`, on one device.
+        rules: the rule of each, or a fixed rank.
+
+    Yields:
+        The approximation of each, in order.
+
+    Raises:
+        ToolError: the next ΔW contains NaN or infinity.
+    """
+    wanted = [RankRule(rule) if isinstance(rule, int) else rule for rule in rules]
+    sides = [(low.up.float(), low.gain.float(), low.down.flatten(1).float().T) for low in lows]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (low, rule) in enumerate(zip(lows, wanted, strict=True)):
+        if rule.method is None and 2 * rule.rank <= min(low.rank, *(len(side) for side in sides[index][::2])):
+            groups.setdefault((low.rank, rule.rank), []).append(index)
+    cores: dict[int, _Core | None] = {}
+    for (_, rank), indices in groups.items():
+        lefts, gains, rights = zip(*(sides[index] for index in indices), strict=True)
+        gain = torch.stack(gains)
+        gram_left = _grams(lefts) * (gain[:, :, None] * gain[:, None, :])
+        cores.update(zip(indices, _quick_cores(gram_left, _grams(rights), rank), strict=True))
+    for index, (low, (left, gain, right)) in enumerate(zip(lows, sides, strict=True)):
+        core = cores.get(index) or _accurate_core(left * gain, right, wanted[index])
+        up, down = left @ (gain[:, None] * core.left.float()), core.right.float().T @ right.T
+        yield _approximation(up, core.values, down.reshape(-1, *low.shape[1:]), core.norm)
+
+
+class _Core(NamedTuple):
     """ΔW ≈ (L·left)·diag(values)·(R·right)ᵀ for ΔW = L·Rᵀ. `values` may have more entries than are used.
 
     left, right: (r, rank); norm: ‖ΔW‖.
@@ -140,65 +163,91 @@ class _Core:
     norm: float
 
 
-def _quick_core(gram_left: Tensor, gram_right: Tensor, rule: RankRule, size: int) -> _Core | None:
-    """Computes the core from LᵀL and RᵀR in float32; None where their rounding would count in the error."""
+def _quick_cores(gram_left: Tensor, gram_right: Tensor, rank: int) -> list[_Core | None]:
+    """Cores from LᵀL and RᵀR, (batch, r, r), in float32; None where their rounding would count in the error."""
     r_left, failed = torch.linalg.cholesky_ex(gram_left, upper=True)
-    reach = float((gram_left.diagonal() * gram_right.diagonal()).sqrt().sum()) ** 2
-    if int(failed) or not reach < 1e30:
-        return None
-    core = _core(r_left, gram_right, rule, size, is_quick=True)
-    lost = core.norm**2 - float(core.values[: core.left.shape[1]].double().square().sum())
+    lengths = gram_left.diagonal(dim1=1, dim2=2) * gram_right.diagonal(dim1=1, dim2=2)
+    accurate = accurate_dtype(gram_left)
+    reach = lengths.sqrt().sum(1).to(accurate).square()
+    square = _products_around(r_left, gram_right)
+    norms = square.diagonal(dim1=1, dim2=2).to(accurate).sum(1)
+    usable = (failed == 0) & (reach < 1e30) & (norms > 0) & square.sum((1, 2)).isfinite()
+    if not bool(usable.all()):
+        square[~usable] = torch.eye(square.shape[1]).to(square)  # LAPACK fails for all where it gets NaN
+    squares, vectors = (found.to(square) for found in leading_eigenpairs(square, rank))
+    squares, vectors, is_exact = squares[:, :rank], vectors[:, :, :rank], squares.shape[1] > rank
+    values = squares.sqrt()
+    # a singular value that is zero except for rounding has no direction: do not divide by it
+    least = (1e-7 * values[:, :1]).clamp(min=torch.finfo(torch.float32).tiny)
+    right = r_left.mT @ (vectors / torch.maximum(values, least)[:, None])
+    left = gram_right @ right
+    if is_exact:  # all eigenpairs, and those that are kept are far from zero
+        left = left / torch.maximum(values, least)[:, None]
+    else:
+        values, left, right = _rotated(r_left, left, right, least)
+    lost = norms - values.to(accurate).square().sum(1)
     # 6e-8 is float32's rounding: it may be at most 3e-4 of the squared error that the rank leaves anyway
-    return core if 6e-8 * reach <= 3e-4 * lost else None
+    usable &= 6e-8 * reach <= 3e-4 * lost
+    rows = zip(usable.tolist(), values, left, right, norms.sqrt().tolist(), strict=True)
+    return [_Core(*row) if is_usable else None for is_usable, *row in rows]
 
 
-def _core(r_left: Tensor, gram: Tensor, rule: RankRule, size: int, *, is_quick: bool = False) -> _Core:
-    """Computes the core from R_l and G = RᵀR (see `reduce_rank`). size: min(m, n). Raises ToolError for NaN."""
-    square = _product_around(r_left, gram)
+def _accurate_core(left: Tensor, right: Tensor, rule: RankRule) -> _Core:
+    """Computes the core from QR in float32 and everything else in float64. Raises ToolError for NaN."""
+    r_left, r_right = (torch.linalg.qr(side, mode="r")[1].to(accurate_dtype(side)) for side in (left, right))
+    gram, size = r_right.T @ r_right, min(len(left), len(right))
+    square = _products_around(r_left[None], gram[None])[0]
     if not math.isfinite(float(square.sum())):
         raise ToolError("NaN or infinity")
     norm = math.sqrt(max(float(square.diagonal().sum()), 0.0))
-    squares, vectors = eigen(square) if rule.method is not None else leading_eigenpairs(square, rule.rank)
+    pairs = eigen(square) if rule.method is not None else leading_eigenpairs(square, rule.rank)
+    squares, vectors = (found.to(square) for found in pairs)
     values = squares.sqrt()[:size]
     rank = rule.choose_rank(values, size)
-    # a singular value that is zero except for rounding has no direction: do not divide by it
-    least = max(1e-7 * float(values[0]), torch.finfo(torch.float32).tiny)
-    right = r_left.T @ (vectors[:, :rank].to(square) / values[:rank].to(square).clamp(min=least))
-    left = gram @ right
-    if is_quick and len(squares) == len(square):  # all eigenpairs, and those that are kept are far from zero
-        return _Core(values, left / values[:rank].clamp(min=least), right, norm)
+    least = (1e-7 * values[:1]).clamp(min=torch.finfo(torch.float32).tiny)
+    basis = r_left.T @ (vectors[:, :rank] / torch.maximum(values[:rank], least))
     # whatever these vectors miss, the best combination of them is exact (Rayleigh–Ritz)
+    gains, ups, downs = _rotated(r_left[None], (gram @ basis)[None], basis[None], least[None])
+    return _Core(torch.cat([gains[0], values[rank:]]), ups[0], downs[0], norm)
+
+
+def _rotated(r_left: Tensor, left: Tensor, right: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(singular values, left, right) of R_l·left·rightᵀ, whose right side is orthonormal."""
     image = r_left @ left
-    squares, rotation = eigen(image.T @ image)
-    gains, rotation = squares.sqrt(), rotation.to(square)
-    left = left @ rotation / gains.to(square).clamp(min=least)
-    return _Core(torch.cat([gains, values[rank:]]), left, right @ rotation, norm)
+    squares, rotation = (found.to(image) for found in eigen(image.mT @ image))
+    gains = squares.sqrt()
+    return gains, left @ (rotation / torch.maximum(gains, least)[:, None]), right @ rotation
 
 
 _BLOCK = 128
 """Rows of a symmetric matrix that are computed at a time, from the diagonal on. Fewer rows make slower products."""
 
 
-def _gram(side: Tensor) -> Tensor:
-    """AᵀA. NumPy computes one side of the diagonal only (BLAS's syrk, of which torch has no call)."""
-    if side.device.type != "cpu":
-        return side.T @ side
-    array = side.numpy()
-    with np.errstate(all="ignore"):  # NaN and infinity are found in the result
-        return torch.from_numpy(array.T @ array)
+def _grams(sides: Sequence[Tensor]) -> Tensor:
+    """AᵀA of each, (batch, r, r). NumPy computes one side of the diagonal only (BLAS's syrk, which torch lacks)."""
+    rank = sides[0].shape[1]
+    found = sides[0].new_empty(len(sides), rank, rank)
+    for side, gram in zip(sides, found, strict=True):
+        if side.device.type != "cpu":
+            torch.mm(side.T, side, out=gram)
+            continue
+        array = side.numpy()
+        with np.errstate(all="ignore"):  # NaN and infinity are found in the result
+            np.matmul(array.T, array, out=gram.numpy())
+    return found
 
 
-def _product_around(upper: Tensor, gram: Tensor) -> Tensor:
-    """R·G·Rᵀ of an upper triangular R and a symmetric G."""
-    size = len(upper)
+def _products_around(upper: Tensor, gram: Tensor) -> Tensor:
+    """R·G·Rᵀ of upper triangular matrices R and symmetric ones G, (batch, r, r)."""
+    size = upper.shape[1]
     if size <= _BLOCK:
-        return upper @ gram @ upper.T
-    product = gram.new_empty(size, size)
+        return upper @ gram @ upper.mT
+    product = gram.new_empty(len(gram), size, size)
     for start in range(0, size, _BLOCK):
         end = start + _BLOCK
-        rows = upper[start:end, start:] @ gram[start:, start:]
-        torch.mm(rows, upper[start:, start:].T, out=product[start:end, start:])
-        product[end:, start:end] = product[start:end, end:].T
+        rows = upper[:, start:end, start:] @ gram[:, start:, start:]
+        product[:, start:end, start:] = rows @ upper[:, start:, start:].mT
+        product[:, end:, start:end] = product[:, start:end, end:].mT
     return product
 
 

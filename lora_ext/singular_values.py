@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from functools import lru_cache
 
 import torch
@@ -13,7 +14,10 @@ TRACE_TOLERANCE = 1.5e-3
 root).
 """
 
-_MORE, _DEGREE, _TURNS = 24, 10, 2
+_MORE, _TURNS = 24, 3
+_GROWTH, _RANGE = math.log(2e3), 10.0
+"""A filter makes the wanted vectors exp(_GROWTH) times as long. Of random vectors, it may make the first one at most
+exp(_RANGE) times as long as the last one that is wanted, which float32 would lose otherwise."""
 
 
 def accurate_dtype(tensor: Tensor) -> torch.dtype:
@@ -48,40 +52,47 @@ def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Computes all eigenpairs of a positive semi-definite matrix.
 
     Args:
-        gram (Tensor): (n, n), symmetric.
+        gram (Tensor): (n, n) or (batch, n, n), symmetric.
 
     Returns:
-        (eigenvalues (n,) in falling order, eigenvectors (n, n) as columns), in the dtype of `gram`.
+        (eigenvalues (…, n) in falling order, eigenvectors (…, n, n) as columns), in the dtype of `gram`.
     """
     weights, vectors = torch.linalg.eigh(gram.cpu() if gram.device.type == "mps" else gram)
-    return weights.clamp(min=0).flip(0), vectors.flip(1)
+    return weights.clamp(min=0).flip(-1), vectors.flip(-1)
 
 
 def leading_eigenpairs(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Computes the largest eigenpairs of a positive semi-definite matrix.
+    """Computes the largest eigenpairs of positive semi-definite matrices.
 
-    For few pairs of a large matrix, subspaces are filtered by Chebyshev polynomials (Zhou, Saad, Tiago & Chelikowsky
+    For few pairs of large matrices, subspaces are filtered by Chebyshev polynomials (Zhou, Saad, Tiago & Chelikowsky
     2006). These are accepted only when the trace outside of them is proven to be within `TRACE_TOLERANCE` of the least
     possible. Otherwise `eigen` computes all pairs.
 
     Args:
-        gram (Tensor): (n, n), symmetric.
+        gram (Tensor): (n, n) or (batch, n, n), symmetric.
         count: how many pairs are needed.
 
     Returns:
         (eigenvalues in falling order, eigenvectors as columns), at least `count` of them.
     """
-    width, total = count + _MORE, float(gram.diagonal().sum())
-    if gram.shape[0] >= 160 and width <= 0.4 * gram.shape[0] and 0 < total < float("inf"):
-        scaled = gram / total
-        single = scaled.float()
-        values, vectors, images = _ritz(single, single @ _start(gram.shape[0], width).to(single))
-        for _ in range(_TURNS):
-            filtered = _filtered(single, vectors.to(single), images.to(single), values)
-            values, vectors, images = _ritz(scaled, filtered.to(scaled))
-            if _proven(scaled, values, vectors, images, count):
-                return values[:count] * total, vectors[:, :count]
-    return eigen(gram)
+    if gram.dim() == 2:
+        values, vectors = leading_eigenpairs(gram[None], count)
+        return values[0], vectors[0]
+    size, width = gram.shape[-1], count + _MORE
+    if size < 160 or width > 0.4 * size:
+        return eigen(gram)
+    total = gram.diagonal(dim1=1, dim2=2).sum(1)
+    found = gram.new_empty(len(gram), count), gram.new_empty(len(gram), size, count)
+    left = ((total > 0) & (total < math.inf)).nonzero()[:, 0]
+    if len(left):
+        scaled = _rows(gram, left) / total[left, None, None]
+        indices, values, vectors = _filtered_pairs(scaled, count, width)
+        found[0][left[indices]], found[1][left[indices]] = values * total[left[indices], None], vectors
+        total[left[indices]] = -1
+    for index in (total != -1).nonzero()[:, 0].tolist():
+        values, vectors = eigen(gram[index])
+        found[0][index], found[1][index] = values[:count], vectors[:, :count]
+    return found
 
 
 def left_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,42 +114,99 @@ def _start(size: int, width: int) -> Tensor:
     return torch.randn(size, width, generator=torch.Generator().manual_seed(0))
 
 
+def _rows(batch: Tensor, indices: Tensor) -> Tensor:
+    """These matrices of a batch; not copied where they are all of it."""
+    return batch if len(indices) == len(batch) else batch[indices]
+
+
+def _filtered_pairs(gram: Tensor, count: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(indices of the matrices whose pairs are proven, θ (matrices, count), Y (matrices, n, count)); their trace is 1.
+
+    Random vectors are filtered first, by what the matrix's moments tell of its eigenvalues; then what was found.
+    """
+    cut, degree = _first_filter(gram, count, width)
+    basis = _start(gram.shape[1], width).to(gram.device).expand(len(gram), -1, -1)
+    left, found = torch.arange(len(gram), device=gram.device), []
+    for _ in range(_TURNS):
+        open_ones = []
+        for power in degree.unique().tolist():  # one after the other would be as many small products
+            rows = (degree == power).nonzero()[:, 0]
+            chosen = _rows(gram, left[rows])
+            filtered = _filtered(chosen.float(), _rows(basis, rows).float(), _rows(cut, rows).float(), power)
+            values, vectors, images = _ritz(chosen, filtered.to(gram))
+            proven = _proven(chosen, values, vectors, images, count)
+            found.append((left[rows[proven]], values[proven, :count], vectors[proven, :, :count]))
+            open_ones.append((left[rows[~proven]], values[~proven], vectors[~proven]))
+        left, values, basis = (torch.cat(parts) for parts in zip(*open_ones, strict=True))
+        if not len(left):
+            break
+        cut = torch.maximum(values[:, -1], 1e-6 * values[:, 0])
+        most = 40 / (2 * values[:, 0] / cut - 1 + 1e-6).acosh()  # the largest one's square has to stay a float32
+        degree = _degrees(torch.minimum(_GROWTH / (2 * values[:, count - 1] / cut - 1).clamp(min=1.1).acosh(), most))
+    indices, values, vectors = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return indices, values, vectors
+
+
+def _first_filter(gram: Tensor, count: int, width: int) -> tuple[Tensor, Tensor]:
+    """(where the unwanted eigenvalues end, degree) for random vectors, from Σλ = 1 and Σλ² alone.
+
+    Flat spectra are near to a gamma distribution, which is near to a cube of a normal one (Wilson & Hilferty 1931). Of
+    steep ones random vectors can be filtered by λ² only.
+    """
+    size = gram.shape[1]
+    squares = gram.square().sum((1, 2))
+    ninth = (size * squares - 1).clamp(min=1e-6) / 9  # of the variance over the squared mean
+
+    def upper(share: float) -> Tensor:
+        normal = statistics.NormalDist().inv_cdf(1 - share)
+        return (1 - ninth + normal * ninth.sqrt()).clamp(min=0.05) ** 3 / size
+
+    is_steep = squares * size > 4
+    cut = upper((count + width) / 2 / size)
+    growth = (2 * upper(count / size) / cut - 1).clamp(min=1.05).acosh()
+    span = ((2 * upper(0.5 / size) / cut - 1).acosh() - growth).clamp(min=0.1)
+    degree = torch.minimum(_GROWTH / growth, _RANGE / span)
+    return torch.where(is_steep, 1e-4 / size, cut), _degrees(torch.where(is_steep, 2.0, degree))
+
+
+def _degrees(degree: Tensor) -> Tensor:
+    """Even numbers from 2 to 12: few, so that matrices share one."""
+    return (2 * (degree / 2).ceil()).clamp(2, 12).int()
+
+
 def _ritz(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(θ falling, Y, M·Y): the eigenpairs of M as far as the columns of `basis` hold them; Y orthonormal."""
     basis = torch.linalg.qr(basis)[0]
     images = gram @ basis
-    values, rotation = eigen(basis.T @ images)
+    values, rotation = eigen(basis.mT @ images)
     rotation = rotation.to(basis)
     return values.to(basis), basis @ rotation, images @ rotation
 
 
-def _filtered(gram: Tensor, vectors: Tensor, images: Tensor, values: Tensor) -> Tensor:
-    """T(M)·Y, columns of length 1: T, a Chebyshev polynomial, is at most 1 up to the least θ and grows fast above."""
-    largest, cut = float(values[0]), max(float(values[-1]), 1e-6 * float(values[0]))
-    # T of the largest is near exp(degree · arcosh): its square has to stay a float32
-    degree = min(_DEGREE, int(40 / math.acosh(2 * largest / cut - 1 + 1e-6)))
-    before, now = vectors, images * (2 / cut) - vectors
-    twice = gram * (4 / cut)
-    twice.diagonal().sub_(2)
+def _filtered(gram: Tensor, vectors: Tensor, cut: Tensor, degree: int) -> Tensor:
+    """T(M)·Y, columns of length 1: T, a Chebyshev polynomial, is at most 1 up to `cut` and grows fast above."""
+    twice = gram * (4 / cut[:, None, None])
+    twice.diagonal(dim1=1, dim2=2).sub_(2)
+    before, now = vectors, (twice @ vectors) / 2
     for _ in range(degree - 1):
-        before, now = now, torch.addmm(before, twice, now, beta=-1)
-    return now / torch.linalg.vector_norm(now, dim=0)
+        before, now = now, torch.baddbmm(before, twice, now, beta=-1)
+    return now / torch.linalg.vector_norm(now, dim=1, keepdim=True)
 
 
-def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count: int) -> bool:
+def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count: int) -> Tensor:
     """Whether no `count` eigenvalues of M, of trace 1, can add up to more than Σθ + NEAR·(1 − Σθ).
 
     Their sum is at most count·t + Σz wherever M ≤ t·I + Y·diag(z)·Yᵀ, z ≥ 0 (Ky Fan 1949, by duality), which one
     Cholesky factorisation decides. What is left of the allowance goes to where Y is furthest from an eigenvector.
     """
-    spare = TRACE_TOLERANCE * (1 - float(values[:count].sum()))
-    level = float(values[count - 1]) + spare / (4 * count)
-    unrest = (images - vectors * values).square().sum(0)
-    share = 0.5 * unrest / unrest.sum().clamp(min=1e-30) + 0.25 / len(values)
+    spare = TRACE_TOLERANCE * (1 - values[..., :count].sum(-1, keepdim=True))
+    level = values[..., count - 1 : count] + spare / (4 * count)
+    unrest = (images - vectors * values.unsqueeze(-2)).square().sum(-2)
+    share = 0.5 * unrest / unrest.sum(-1, keepdim=True).clamp(min=1e-30) + 0.25 / values.shape[-1]
     weights = (values - level).clamp(min=0) + spare * share
-    rest = torch.addmm(gram, vectors * weights, vectors.T, beta=-1)
-    rest.diagonal().add_(level)
-    return spare > 0 and int(torch.linalg.cholesky_ex(rest)[1]) == 0
+    rest = (vectors * weights.unsqueeze(-2)) @ vectors.mT - gram
+    rest.diagonal(dim1=-2, dim2=-1).add_(level)
+    return (spare[..., 0] > 0) & (torch.linalg.cholesky_ex(rest)[1] == 0)
 
 
 def krylov(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:

@@ -74,9 +74,14 @@ class LayerChange:
         assert on_cpu.dense is not None
         return frobenius(on_cpu.dense.flatten(1))
 
+    @property
+    def has_thin_factors(self) -> bool:
+        """Whether ΔW has factors whose rank is at most its rows and columns."""
+        return self.low is not None and self.low.rank <= min(self.shape[0], self.low.down[0].numel())
+
     def best_approximation(self, rule: RankRule | int) -> LowRankApproximation:
         """The best approximation of ΔW at a rank (a truncated SVD), or at the rank that a rule chooses."""
-        if self.low is not None and self.low.rank <= min(self.shape[0], self.low.down[0].numel()):
+        if self.low is not None and self.has_thin_factors:
             return reduce_rank(self.low, rule)
         return approximate_delta(self.low.delta() if self.low is not None else self.dense, rule)  # type: ignore[arg-type]
 
@@ -200,12 +205,15 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
     if not is_lossy_dtype(stored.dtype):
         return
     rounding = Rounding()
-    lows = exact.low_rank(), stored.low_rank()
-    if lows[0] is not None and lows[1] is not None:
-        size = torch.Size(lows[0].shape).numel()
+    low, rounded = exact.low_rank(), stored.low_rank()
+    if low is not None and rounded is not None:
+        size = torch.Size(low.shape).numel()
         step = measuring_stride(size)
-        before, after = (LowRank(low.up[::step], low.gain, low.down).delta().cpu() for low in lows if low is not None)
-        rounding.add_measured(before, after.sub_(before), size)
+        up, down = _sampled_factors(low, step)
+        delta = up @ down
+        # what is stored less what is exact, without a second ΔW: this is done for each layer of each file
+        error = torch.addmm(delta, *_sampled_factors(rounded, step), beta=-1)
+        rounding.add_measured(delta, error, size)
         report.add_rounding(str(where), rounding.share, rounding.squared_norm, stored.dtype)
         return
     share, squared_norm = (
@@ -218,6 +226,11 @@ def report_rounding(report: ToolReport, where: object, exact: Adapter, stored: A
         one.add_measured(before, stored.tensors[name].float() - before, before.numel())
         share, squared_norm = share * one.share, squared_norm * one.squared_norm
     report.add_rounding(str(where), share, squared_norm, stored.dtype)
+
+
+def _sampled_factors(low: LowRank, step: int) -> tuple[Tensor, Tensor]:
+    """U·diag(g) of every `step`-th row, and D as a matrix: their product is these rows of ΔW."""
+    return low.up[::step].float().cpu() * low.gain.float().cpu(), low.down.flatten(1).float().cpu()
 
 
 def is_wide_kernel_shape(shape: tuple[int, ...]) -> bool:

@@ -7,8 +7,9 @@ checkpoint instead (`merge_into_checkpoint`).
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +34,10 @@ from ..layer_names import LayerId
 from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
 from .constant_alpha import with_constant_alphas
+from .layer_batches import LayerPlan, finish_layers
 from .layer_changes import change_of, check_usable, check_usable_beside_layers
 from .lora_add_words import merge_arguments
-from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, merge_layer
+from .merge_layer import MERGE_METHODS, LayerContribution, MergeOptions, plan_layer
 from .report import ToolReport, note_unused_options
 from .result_metadata import join_metadata, save_and_report, source_record, with_network_dims
 
@@ -79,14 +81,10 @@ def merge_loras(
     dtype = options.dtype or widest_dtype([a.dtype for spec in specs for a in spec.file.adapters.values()])
     adapters: dict[LayerId, Adapter] = {}
     keys: dict[tuple[LayerId, str], str] = {}
-    for layer_id in track(layer_ids, "merge"):
-        parts = [_part(spec, layer_id) for spec in specs if layer_id in spec.file.adapters]
-        try:
-            made = merge_layer(layer_id, [p for p in parts if p.weight], options, dtype, report)
-        except (FitError, ToolError) as error:
-            for spec in specs:
-                check_usable(spec.file.without_damaged())
-            raise _merge_error(layer_id, error, specs) from None
+    plans = (_plan(layer_id, specs, options, dtype, report) for layer_id in track(layer_ids, "merge"))
+    for layer_id, finish in finish_layers(plans):
+        with _named_errors(layer_id, specs):
+            made = finish()
         if made is not None:
             adapters[layer_id] = made
             layer_name = _head(specs, layer_id)
@@ -153,6 +151,14 @@ def _compare(specs: Sequence[AdapterSpec], report: ToolReport) -> None:
     report.add_note("the files have no layer in common: each changes another part of the model")
 
 
+def _plan(
+    layer_id: LayerId, specs: Sequence[AdapterSpec], options: MergeOptions, dtype: torch.dtype, report: ToolReport
+) -> tuple[LayerId, LayerPlan]:
+    with _named_errors(layer_id, specs):
+        parts = [_part(spec, layer_id) for spec in specs if layer_id in spec.file.adapters]
+        return layer_id, plan_layer(layer_id, [part for part in parts if part.weight], options, dtype, report)
+
+
 def _part(spec: AdapterSpec, layer_id: LayerId) -> LayerContribution:
     weight = spec.weight_at(layer_id)
     return LayerContribution(
@@ -179,6 +185,17 @@ def _embeddings(specs: Sequence[AdapterSpec], report: ToolReport) -> dict[str, d
                 report.add_note(f"two files have an embedding {name!r}; that of {spec.display_name} is left out")
             found.setdefault(name, dict(vectors))
     return found
+
+
+@contextlib.contextmanager
+def _named_errors(layer_id: LayerId, specs: Sequence[AdapterSpec]) -> Iterator[None]:
+    """Turns an error of a layer into one that names it, or the file that has NaN or infinity in it."""
+    try:
+        yield
+    except (FitError, ToolError) as error:
+        for spec in specs:
+            check_usable(spec.file.without_damaged())
+        raise _merge_error(layer_id, error, specs) from None
 
 
 def _merge_error(layer_id: LayerId, error: Exception, specs: Sequence[AdapterSpec]) -> ToolError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +11,8 @@ from ..adapters import Adapter, Lora, Norm
 from ..errors import ToolError, did_you_mean
 from ..layer_names import LayerId
 from ..lowrank import clamped, mean_factors
-from ..rank_reduction import RankRule
+from ..rank_reduction import LowRankApproximation, RankRule
+from .layer_batches import ApproximationPlan, LayerPlan
 from .layer_changes import (
     LayerChange,
     is_wide_kernel_shape,
@@ -122,12 +124,33 @@ def merge_layer(
         return None
     if options.method == "factors":
         return _factors(layer_id, parts, dtype, report)
-    total = sum_changes([part.change.times(part.weight) for part in parts if part.change is not None]).to(
-        options.device
-    )
+    total = _sum(parts, options)
     if options.method == "svd":
-        return _svd(layer_id, parts, total, options, dtype, report)
+        best = total.best_approximation(options.rank_for(total.shape))
+        return _svd(layer_id, parts, total, options, dtype, report, best)
     return _concat(layer_id, parts, total, dtype, report)
+
+
+def plan_layer(
+    layer_id: LayerId, parts: list[LayerContribution], options: MergeOptions, dtype: torch.dtype, report: ToolReport
+) -> LayerPlan:
+    """Prepares `merge_layer`, whose arguments these are: with the method "svd", layers are approximated in batches.
+
+    Raises:
+        FitError: the shapes differ.
+    """
+    changes = [part.change for part in parts if part.change is not None]
+    if options.method != "svd" or not parts or len(changes) < len(parts):
+        return functools.partial(merge_layer, layer_id, parts, options, dtype, report)
+    total = _sum(parts, options)
+    rule = RankRule(options.rank_for(total.shape))
+    return ApproximationPlan(total, rule, functools.partial(_svd, layer_id, parts, total, options, dtype, report))
+
+
+def _sum(parts: list[LayerContribution], options: MergeOptions) -> LayerChange:
+    """Σ weight · ΔW."""
+    changes = [part.change.times(part.weight) for part in parts if part.change is not None]
+    return sum_changes(changes).to(options.device)
 
 
 def _concat(
@@ -173,10 +196,10 @@ def _svd(
     options: MergeOptions,
     dtype: torch.dtype,
     report: ToolReport,
+    best: LowRankApproximation,
 ) -> Adapter:
     """The best approximation at the given rank (a truncated SVD), with alpha = rank."""
     wanted = options.rank_for(total.shape)
-    best = total.best_approximation(wanted)
     if best.low_rank.rank < wanted and best.norm:
         report.add_note(f"rank {wanted} is more than some layers can have; those get their full rank (capped)")
     if any(part.adapter.bias_delta() is not None for part in parts):

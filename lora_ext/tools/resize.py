@@ -8,6 +8,7 @@ diffusers reads only one alpha for all attention layers (`constant_alpha`).
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -19,9 +20,11 @@ from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
 from ..progress import Track, no_progress
-from ..rank_reduction import RankRule
+from ..rank_reduction import LowRankApproximation, RankRule
 from .constant_alpha import alphas_at_new_ranks, with_constant_alphas
+from .layer_batches import ApproximationPlan, LayerPlan, finish_layers
 from .layer_changes import (
+    LayerChange,
     change_of,
     check_usable,
     make_lora_adapter,
@@ -79,10 +82,15 @@ def resize_lora(
         report.add_note("--dynamic_param changes nothing without --dynamic_method")
     adapters: dict[LayerId, Adapter] = {}
     alphas = alphas_at_new_ranks(file.adapters, new_rank, dynamic_method is not None)
+    plans = (
+        (layer_id, _plan(file, layer_id, ranks, alphas.get(layer_id.part), dtype, torch.device(device), report))
+        for layer_id in track(list(file.adapters), "resize")
+    )
     try:
-        for layer_id in track(list(file.adapters), "resize"):
-            alpha = alphas.get(layer_id.part)
-            adapters[layer_id] = _resized(file, layer_id, ranks, alpha, dtype, torch.device(device), report)
+        for layer_id, finish in finish_layers(plans):
+            made = finish()
+            assert made is not None
+            adapters[layer_id] = made
     except ToolError:
         check_usable(file)
         raise
@@ -103,7 +111,7 @@ def resize_lora(
     return with_adapters(result, adapters, metadata), report
 
 
-def _resized(
+def _plan(
     file: LoraFile,
     layer_id: LayerId,
     ranks: Sequence[RankRule],
@@ -111,7 +119,7 @@ def _resized(
     dtype: torch.dtype | None,
     device: torch.device,
     report: ToolReport,
-) -> Adapter:
+) -> LayerPlan:
     """One layer at its new rank, with `alpha` or the one that keeps alpha / rank; adds its line to the report."""
     adapter = file.adapters[layer_id]
     dtype = dtype or widest_dtype([adapter.dtype])
@@ -127,26 +135,33 @@ def _resized(
     if change is None:
         report.unchanged.append(str(layer_id))
         report.add_note(f"{adapter.kind} layers need the base model's weights or have no rank, and stay as they are")
-        return make_stored_adapter(adapter.tensors, dtype, layer_id, report)
+        return functools.partial(make_stored_adapter, adapter.tensors, dtype, layer_id, report)
     rule = ranks[len(change.shape) > 2]
     if rule.method is None and change.low is not None and rule.rank >= change.low.rank:
         if rule.rank > change.low.rank:
             report.add_note(f"rank {rule.rank} is more than some layers have; those keep their rank (capped)")
-        report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, 1.0, change.low.frobenius()))
-        return make_stored_adapter(adapter.tensors, dtype, layer_id, report)
+        return functools.partial(_keep, adapter, change, dtype, layer_id, report)
     scale = adapter.scaling() if adapter.kind == "LoRA" else 1.0
     scale = scale if scale > 0 else 1.0
-    try:  # at scale 1: the dynamic methods take a layer for zero by the size of its factors, whatever its alpha
-        best = change.times(1 / scale).to(device).best_approximation(rule)
-    except ToolError as error:
-        raise ToolError(f"{layer_id} contains {error}") from None
-    rank = best.low_rank.rank
-    if rule.method is None and rank < rule.rank and best.norm:
-        report.add_note(f"rank {rule.rank} is more than some layers can have; those get their full rank (capped)")
-    report.layers.append(LayerReport(str(layer_id), adapter.rank, rank, best.kept, best.norm * scale))
-    alpha = scale * rank if alpha is None else alpha
-    made = make_lora_adapter(best.low_rank.times(scale), alpha, dtype, layer_id, report)
-    return make_stored_adapter({**made.tensors, **extras}, dtype, layer_id, report) if extras else made
+
+    def finish(best: LowRankApproximation) -> Adapter:
+        rank = best.low_rank.rank
+        if rule.method is None and rank < rule.rank and best.norm:
+            report.add_note(f"rank {rule.rank} is more than some layers can have; those get their full rank (capped)")
+        report.layers.append(LayerReport(str(layer_id), adapter.rank, rank, best.kept, best.norm * scale))
+        made = make_lora_adapter(
+            best.low_rank.times(scale), scale * rank if alpha is None else alpha, dtype, layer_id, report
+        )
+        return make_stored_adapter({**made.tensors, **extras}, dtype, layer_id, report) if extras else made
+
+    # at scale 1: the dynamic methods take a layer for zero by the size of its factors, whatever its alpha
+    return ApproximationPlan(change.times(1 / scale).to(device), rule, finish)
+
+
+def _keep(adapter: Adapter, change: LayerChange, dtype: torch.dtype, layer_id: LayerId, report: ToolReport) -> Adapter:
+    """A layer that keeps its rank; adds its line to the report."""
+    report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, 1.0, change.norm()))
+    return make_stored_adapter(adapter.tensors, dtype, layer_id, report)
 
 
 def _comment(file: LoraFile, rank: int, conv: int | None, method: str | None, param: float | None) -> str:
