@@ -64,9 +64,9 @@ test("parts of sentences are no sentences, and sentences are found where they ar
         ", ": "、",
     });
     assert.equal(pageWords("and 3 more"), "and 3 more");
-    assert.equal(partWords("and 3 more"), "另 3 个");
+    assert.equal(pageWords("not used here: and 3 more"), "不用：另 3 个");
     assert.equal(pageWords("a.toml: its weight is 0"), "a.toml：权重为 0");
-    assert.equal(pageWords("  a: its weight is 0\nb"), "  a：权重为 0\nb");
+    assert.equal(pageWords("b:\n  ! a: its weight is 0"), "b:\n  ! a：权重为 0");
     assert.equal(pageWords("not used here: a (use sdpa), b (why (not))"), "不用：a（请用 sdpa）、b (why (not))");
     setTranslations({});
 });

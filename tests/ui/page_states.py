@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from steps import go
+from steps import LONG, go
 
 PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files", "sets")
 _OPEN_ALL = "panel => panel.querySelectorAll('details').forEach(one => (one.open = true))"
@@ -89,8 +89,43 @@ def _all_settings(page: Any, panel: Any) -> Iterator[str]:
     yield "all settings"
 
 
+def _measured(page: Any, panel: Any) -> Iterator[str]:
+    panel.locator(".lx-button.main:visible").first.click()
+    panel.locator(".lx-job[data-state=done]").wait_for(timeout=LONG)
+    panel.evaluate(_OPEN_ALL)
+    yield "blocks, measured"
+
+
+def _messages_and_report(page: Any, panel: Any) -> Iterator[str]:
+    """A message that the troubleshooting page explains, its dialog, and what a tool did."""
+    panel.locator("textarea.lx-text").fill("<lora:one:two>")
+    panel.locator("input[maxlength='64']").fill("mycat")
+    panel.locator(".lx-button.main").first.click()
+    page.locator(".lx-toast.bad button").wait_for()
+    yield "a message"
+    panel.locator(".lx-button.main").first.click()
+    page.locator(".lx-toast.bad button").last.click()
+    page.locator(".lx-dialog[open]").wait_for()
+    yield "what to do"
+    page.keyboard.press("Escape")
+    tools = go(page, "tools")
+    tools.locator("[role=radio][data-value=resize]").click()
+    tool = tools.locator(".lx-tool:visible")
+    tool.locator(".lx-pick").click()
+    tool.locator(".lx-item").first.click()
+    tool.locator(".lx-chart").wait_for()
+    tool.locator("input[type=text]:visible").last.fill("mycat")
+    tool.locator("input[type=checkbox]").last.check()
+    tool.locator(".lx-button.main").click()
+    tool.locator(".lx-job[data-state=done]").wait_for(timeout=LONG)
+    tools.evaluate(_OPEN_ALL)
+    yield "a resized file"
+
+
 _MORE = {
     "start": _incomplete,
+    "blocks": _measured,
+    "sets": _messages_and_report,
     "generate": _jobs,
     "weights": _wrong_text_and_picker,
     "files": _files,

@@ -23,7 +23,9 @@ from screen_texts import TABLES, mark_texts, unmarked_texts
 
 from lora_ext.block_weights import BLOCK_PRESETS
 from lora_ext.blocks import BLOCK_LABELS
+from lora_ext.file.loading import load_lora_file
 
+SAMPLES = ROOT / "lora_ext" / "embedded" / "loras"
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 ALL = list(itertools.product(("light", "dark"), TABLES, (1280, 400), (100, 200)))
 LOOKS = {
@@ -36,7 +38,8 @@ LOOKS = {
     "gradio": [("dark", "en-GB", 400, 100)],
     "gradio 4": [("light", "ja-JP", 1280, 200)],
 }
-SHOWN = ["#lora-ext .lx-top", "#lora-ext .lx-panel:not([hidden])", "#lora-ext .lx-job-menu"]
+_PARTS = (".lx-top", ".lx-panel:not([hidden])", ".lx-job-menu", ".lx-toasts", ".lx-dialog[open]")
+SHOWN = [f"#lora-ext {part}" for part in _PARTS]
 VIOLATIONS = """async shown => (await axe.run(
     { include: shown.filter(one => document.querySelector(one)).map(one => [one]) }, { resultTypes: ['violations'] }
 )).violations.map(found => [found.id, found.nodes.slice(0, 3).map(node => node.html.slice(0, 160))])"""
@@ -75,7 +78,8 @@ def known(server: Server) -> set[str]:
     held += [server.api(f"/inspect?name={row['name']}") for row in rows]
     held += [server.api(f"/dataset?name={name}") for name in form["datasets"]]
     held += [job["title"] for job in server.api("/jobs")["jobs"] if job["title"] != job["kind"]]
-    told = json.dumps(held, ensure_ascii=False) + " ".join([*EXAMPLES, *BLOCK_LABELS, *BLOCK_PRESETS])
+    layers = {str(layer) for path in SAMPLES.glob("*.safetensors") for layer in load_lora_file(path).adapters}
+    told = json.dumps(held, ensure_ascii=False) + " ".join([*EXAMPLES, *BLOCK_LABELS, *BLOCK_PRESETS, *layers])
     return NAMES | words(told.replace("\\n", " ").replace('\\"', " "))
 
 
@@ -100,6 +104,7 @@ def test_every_state(
         pytest.skip("this page has fewer looks")
     theme, locale, width, size = looks[number]
     found: dict[str, Any] = {}
+    server.clean()
     with fresh(browser, 60_000, locale=locale if TABLES[locale] else "ja-JP", width=width) as (page, errors):
         for state in opened(page, server, theme, locale, size):
             if AXE.is_file() and (wrong := page.evaluate(VIOLATIONS, SHOWN)):

@@ -1,12 +1,13 @@
-"""A message that the troubleshooting page explains has a button that shows what to do."""
+"""What to do about a message, and messages outside of the tab."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from chromium import fresh
 from program import Server
-from steps import go, small
+from steps import go, small, until
 
 pytestmark = [pytest.mark.flaky(reruns=2), pytest.mark.one_page]
 
@@ -23,3 +24,27 @@ def test_what_to_do_is_shown(page: Any, server: Server) -> None:
     dialog.get_by_text("download it again").wait_for()
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
+
+
+def test_notes_outside_of_the_tab_are_in_the_pages_language(browser: Any, server: Server) -> None:
+    """As the web UI shows comments below a picture: a paragraph with lines."""
+    said = {
+        "a: 3 of 4 layers apply; 1 not in this model's U-Net": "a：4 个层中有 3 个可应用；1 不在此模型的 U-Net 中",
+        "mycat changes nothing: its weight is 0": "mycat 不改变任何内容：其权重为 0",
+        "and 3 more from another extension": "and 3 more from another extension",
+    }
+    with fresh(browser, 60_000, locale="zh-CN") as (page, errors):
+        page.goto(server.url)
+        page.wait_for_selector("#lora-ext .lx-tabs")
+        page.evaluate(
+            """lines => {
+                const place = document.createElement('p');
+                place.className = 'comments';
+                for (const line of lines) place.append(line, document.createElement('br'));
+                document.body.append(place);
+            }""",
+            list(said),
+        )
+        shown = "() => [...document.querySelector('p.comments').childNodes].map(one => one.data).filter(Boolean)"
+        until(page, f"lines => ({shown})().join() === lines.join()", list(said.values()))
+    assert not errors

@@ -49,7 +49,7 @@ export class UndoHistory {
 }
 
 /** Whether typing there has an undo of the browser's own. @param {EventTarget | null} element */
-const isTyping = (element) =>
+export const isTyping = (element) =>
     element instanceof HTMLTextAreaElement || (element instanceof HTMLInputElement && element.type !== "range");
 
 /** What a key asks for. @param {KeyboardEvent} event @returns {"undo" | "redo" | null} */

@@ -3,9 +3,7 @@
 
 /** Parts of the server's sentences; each {0}, {1}, … is any text. */
 export const SENTENCE_PARTS = [
-    "was {0}",
     "step {0}",
-    "weight {0}",
     "starts at {0}",
     "stops before {0}",
     " or {0} more",
@@ -39,6 +37,7 @@ export const SENTENCE_PARTS = [
     "{0} has no {1}",
     "{0} pictures × {1} repeats",
     "{0} regularisation",
+    " ({0} is used)",
     "{0} on {1} processes",
     "{0}, {1} of them a step",
     "{0} samples in {1} batches of up to {2}",

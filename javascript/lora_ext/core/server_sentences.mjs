@@ -143,24 +143,17 @@ function oneSentence(text, isPart) {
 }
 
 /**
- * A text that several sentences were joined to: lines, sentences behind semicolons, names with a sentence behind a colon
- * or in brackets. The text itself where none of them is known.
+ * A text that several sentences were joined to: sentences behind semicolons, names with a sentence behind a colon or in
+ * brackets. The text itself where none of them is known.
  * @param {string} text
  * @param {boolean} isPart
  */
 function joinedSentences(text, isPart) {
-    /**
-     * @param {string[]} parts
-     * @param {string} between
-     * @param {(part: string) => string} [words]
-     */
-    const joined = (parts, between, words = (part) => said(part, isPart)) => {
-        const told = parts.map(words);
+    if (text.length > LONGEST) return text;
+    const joined = (/** @type {string[]} */ parts, /** @type {string} */ between) => {
+        const told = parts.map((part) => said(part, isPart));
         return told.every((part, i) => part === parts[i]) ? text : told.join(between);
     };
-    const lines = text.split("\n");
-    if (lines.length > 1) return joined(lines, "\n", (line) => line.replace(/\S.*/, (words) => said(words, isPart)));
-    if (text.length > LONGEST) return text;
     const parts = text.split("; ");
     if (parts.length > 1) return joined(parts, t("; "));
     const items = text.split("), ").map((item, i, all) => (i < all.length - 1 ? `${item})` : item));
@@ -173,8 +166,20 @@ function joinedSentences(text, isPart) {
     return words && words !== inside ? t("{0} ({1})", before, words) : text;
 }
 
-/** @param {string} text @param {boolean} [isPart] @returns {string} */
+/**
+ * @param {string} text
+ * @param {boolean} [isPart] whether it stands within a sentence
+ * @returns {string}
+ */
 function said(text, isPart = true) {
+    const [, marks, marked] = /** @type {RegExpExecArray} */ (/^((?:! )*)(.*)$/s.exec(text));
+    if (marks) return marks + said(marked, isPart);
+    const lines = text.split("\n");
+    if (lines.length > 1) {
+        const told = lines.map((line) => line.replace(/\S.*/, (words) => said(words, isPart)));
+        // else it is one sentence with a line break in it
+        if (lines.some((line, i) => i && told[i] !== line)) return told.join("\n");
+    }
     const parts = text.split("; ");
     const isReport = parts.length > 1 && HOW_A_FILE_FITS.test(parts[0]);
     return (isReport ? null : oneSentence(text, isPart)) ?? joinedSentences(text, isPart);
@@ -187,9 +192,5 @@ function said(text, isPart = true) {
  */
 export const pageWords = (text) => said(text, false);
 
-/**
- * The same for a text that may be part of a sentence only, such as a note on a layer.
- * @param {string} text
- * @returns {string}
- */
+/** The same for what stands within a sentence. @param {string} text */
 export const partWords = (text) => said(text);

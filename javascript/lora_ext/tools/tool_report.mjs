@@ -3,7 +3,7 @@ import { h } from "../core/elements.mjs";
 import { formatPercent } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { facts, note, summary, table } from "../controls/basic.mjs";
-import { pageWords, partWords } from "../core/server_sentences.mjs";
+import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").ReportData} ToolReport */
 /** @typedef {import("../api_types").ReportRow} LayerChange */
@@ -26,11 +26,18 @@ export function groupLayers(layers) {
     return groups;
 }
 
+/** What is said of a layer, in the page's words. @param {string} said */
+function layerNote(said) {
+    const [, kind, what] = /^(was|weight) (.+)$/.exec(said) || [];
+    if (!kind) return pageWords(said);
+    return kind === "was" ? t("was {0}", what) : t("weight {0}", what);
+}
+
 /** @param {ToolReport} report */
 function layerTable({ layers }) {
     const rank = (/** @type {number | null} */ value) => (value === null ? t("full") : value);
     const rows = groupLayers(layers).map(({ layer, more }) => [
-        layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${partWords(layer.note)})` : ""),
+        layer.layer + (more ? ` ${t("and {0} more", more)}` : "") + (layer.note ? ` (${layerNote(layer.note)})` : ""),
         rank(layer.old_rank),
         rank(layer.new_rank),
         formatPercent(layer.kept),

@@ -175,8 +175,12 @@ function tagSuggestions(box, tags) {
         role: "group",
     });
     const add = (/** @type {string} */ tag) => {
-        box.value = withSuggestedTag(box.value, tag);
+        const text = withSuggestedTag(box.value, tag);
         box.focus();
+        box.select();
+        // as if it were typed, so that the browser's own undo takes it back
+        if (document.execCommand("insertText", false, text)) return;
+        box.value = text;
         box.dispatchEvent(new Event("input"));
     };
     const show = () => {

@@ -1,8 +1,9 @@
-// A button that takes the last change of all captions, or of a crop and mask, back, and then does it again.
+// A button, and keys, that take the last change of all captions, or of a crop and mask, back, and then do it again.
 import { post } from "../core/api.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow } from "../controls/basic.mjs";
+import { isTyping, undoKey } from "../controls/undo.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").ReplacedCaptions} Replaced */
@@ -50,9 +51,24 @@ export function captionUndo(dataset, onchange) {
         last.delete(dataset); // each change is undone once
         captionsChanged(dataset, await post("/dataset/undo", { change }), onchange, !redo, said);
     });
-    return button(redo ? t("Redo") : t("Undo"), act, {
-        tip: t("Captions, crops and masks become what they were before"),
-    });
+    const tip = redo
+        ? t("Does the last change of captions, crops and masks again (Ctrl+Shift+Z)")
+        : t("Captions, crops and masks become what they were before (Ctrl+Z)");
+    const made = button(redo ? t("Redo") : t("Undo"), act, { tip });
+    made.dataset.captionUndo = redo ? "redo" : "undo";
+    document.addEventListener("keydown", pressUndo); // once, however often it is added
+    return made;
+}
+
+/** Presses the button that is in sight, where nothing is typed. @param {KeyboardEvent} event */
+function pressUndo(event) {
+    const way = event.defaultPrevented || isTyping(event.target) ? null : undoKey(event);
+    if (!way) return;
+    /** @type {NodeListOf<HTMLElement>} */
+    const made = document.querySelectorAll(`#lora-ext [data-caption-undo="${way}"]`);
+    const seen = [...made].find((one) => one.offsetParent);
+    if (seen) event.preventDefault();
+    seen?.click();
 }
 
 /** The button, where a crop or a mask was changed last. @param {string} dataset @param {() => void} onchange */
