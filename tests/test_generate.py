@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_host_checkpoint import write
 
+from lora_ext import __version__
 from lora_ext.cli import main as cli
 from lora_ext.errors import FileError, LoraError, PromptError
 from lora_ext.file.lora_library import LoraLibrary
@@ -194,7 +195,7 @@ def test_infotext(folder: Path, model: StandaloneModel) -> None:
     assert output == (
         "Steps: 2, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 3, Size: 64x64, "
         f"Model hash: {model.sha256[:10] if model.sha256 else ''}, Model: SD1, Clip skip: 2, RNG: CPU, "
-        f'Lora hashes: "strong: {digest}", Version: lora-ext 0.1.0'
+        f'Lora hashes: "strong: {digest}", Version: lora-ext {__version__}'
     )
 
 

@@ -43,6 +43,11 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lora-ext"
 
 
+def test_the_changelog_begins_with_this_version() -> None:
+    heading = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading and re.fullmatch(rf"{re.escape(__version__)}, 20\d\d-\d\d-\d\d", heading[1])
+
+
 def test_the_zip_has_what_a_web_ui_needs(extension: Path) -> None:
     listed = subprocess.run(["git", "ls-tree", "-r", "--name-only", "-z", "HEAD"], cwd=ROOT, capture_output=True)
     committed = {name for name in listed.stdout.decode().split("\0") if name}
