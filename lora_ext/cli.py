@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,9 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 for an error that the user can correct, with one line on stderr, and a second one where
-        the troubleshooting page explains it; 130 when interrupted.
+        the troubleshooting page explains it; 130 when interrupted; 1 when the reader of its output has ended, as `head`
+        does.
     """
     make_output_safe()
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """`main`, without what happens to its output."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
