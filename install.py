@@ -1,4 +1,7 @@
-"""Run by the web UI at each start. Installs what is missing, and never touches what is there (torch, gradio …)."""
+"""Run by the web UI at each start. Installs what is missing, and never touches what is there (torch, gradio …).
+
+Neither package needs another one, so that pip has no reason to change any.
+"""
 
 import launch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,25 @@ def test_a_message_finds_its_topic() -> None:
             assert (found.name if found else "") == (topic.name if topic.section else "")
     assert find_topic("something else") is None and help_hint("something else") == ""
     assert help_hint("no LoRA is called 'a'; did you mean 'b'?") == "\n  what to do: python -m lora_ext help name"
+
+
+def test_every_message_that_the_page_quotes_has_its_section_as_help() -> None:
+    page = (Path(__file__).parents[1] / message_help.PAGE_NAME).read_text(encoding="utf-8")
+    sections = re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", page, re.MULTILINE)
+    quoted = [(re.sub(r"\W+", "-", heading.lower()), text) for heading, body in sections for text in italics(body)]
+    quoted = [(section, text) for section, text in quoted if section != "the-tab-is-missing"]  # on the console only
+    messages = [
+        (section, text) for section, text in quoted if " " in text and not text.startswith(("No module", "Lora"))
+    ]
+    topics = [(section, text, find_topic(text)) for section, text in messages]
+    assert [(section, text) for section, text, topic in topics if not topic or topic.section != section] == []
+    assert len(topics) > 40
+
+
+def italics(text: str) -> list[str]:
+    """What a Markdown text has between single asterisks."""
+    found = re.findall(r"(?<!\*)\*(?!\*)([^*]+)\*(?!\*)", text)
+    return [" ".join(one.split()).replace("\\", "") for one in found]
 
 
 def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

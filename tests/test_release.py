@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +76,7 @@ def test_install_py_adds_what_is_missing_and_changes_nothing_else(
     monkeypatch.setitem(sys.modules, "launch", launch)
     runpy.run_path(str(ROOT / "install.py"))
     assert asked == [f"install {name}" for name in missing]  # no upgrade, no version: what is there stays
+    assert [need for name in missing for need in requires(name) or () if "extra ==" not in need] == []
 
 
 def test_the_workflow_runs_the_project_s_own_commands() -> None:
