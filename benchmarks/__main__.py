@@ -63,7 +63,7 @@ class Part:
 
 
 PARTS = {
-    "apply": Part("Applying", "apply", (), ("--latent", "8", "--repeat", "2"), True),
+    "apply": Part("Applying", "apply", (), ("--quick",), True),
     "control": Part("Weights over the steps", "control", (), ("--quick",), True),
     "memory": Part("Memory", "memory", ("--measure",), ()),
     "compare": Part("Comparison sheets", "compare", (), ("--cells", "12", "--steps", "4"), True),

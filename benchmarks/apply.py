@@ -236,12 +236,15 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--quick", action="store_true", help="a latent of 8, LierLa alone, twice")
     args = parser.parse_args()
+    if args.quick:
+        args.latent, args.repeat = 8, 2
     torch.set_num_threads(args.threads)
     model = Model(sd15(getattr(torch, args.dtype), args.device))
 
     def rows() -> Iterator[Row]:
-        for kind, wide in (("LierLa", False), ("C3Lier", True)):
+        for kind, wide in (("LierLa", False),) if args.quick else (("LierLa", False), ("C3Lier", True)):
             yield from changes(model, rank32(model.unet, wide, 0), kind, args.repeat)
             yield from steps(model, args.latent, args.repeat, kind, wide)
         yield from loading(model.unet, args.repeat)

@@ -78,6 +78,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(r"!\[([^]]*)\]\(([^)\s]+)\.(png|webp)\)", with_variant, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Marks the tables of options, for site.css."""
+    is_generated = page.file.src_uri.startswith(("commands/", "panels/"))
+    return html.replace("<table>", "<table data-options>") if is_generated else html
+
+
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Says that a Chinese page is Chinese: browsers choose the font by it, and screen readers the voice."""
     chinese = page.file.src_uri.endswith(".zh.md")
