@@ -18,6 +18,7 @@ from lora_ext.train.network.products_of_kinds import (
     DoraProduct,
     HadamardColumns,
     HadamardMerged,
+    KroneckerMerged,
     KroneckerProduct,
     layer_product,
 )
@@ -27,6 +28,7 @@ WIDE = {"network_module": "c3lier", "conv_dim": 3}
 PRODUCTS: dict[str, tuple[type, dict[str, Any]]] = {
     "lokr": (KroneckerProduct, {"algo": "lokr"}),
     "lokr of four factors": (KroneckerProduct, {"algo": "lokr", "factor": 6, "decompose_both": True}),
+    "lokr merged": (KroneckerMerged, {"algo": "lokr"}),
     "loha": (HadamardColumns, {"algo": "loha"}),
     "loha merged": (HadamardMerged, {"algo": "loha"}),
     "dora": (DoraProduct, {"dora_wd": True}),
@@ -69,7 +71,7 @@ def test_product_is_that_of_the_sum(name: str, where: str, factor: float, monkey
 
     def chosen(adapter: Any, call: Any, x: Tensor, norms: Any) -> Any:
         found = layer_product(adapter, call, x, norms)
-        used.append(kind(call) if isinstance(found, HadamardColumns | HadamardMerged) else found)
+        used.append(kind(call) if isinstance(found, HadamardColumns | HadamardMerged | KroneckerProduct) else found)
         return used[-1]
 
     monkeypatch.setattr("lora_ext.train.network.trainable_adapter.layer_product", chosen)

@@ -32,29 +32,21 @@ class KroneckerProduct(LayerProduct):
         left, right = adapter.sides(self.call.weight)
         return left * (adapter.scaling() * self.call.factor), right.unflatten(1, (-1, *self.call.weight.shape[2:]))
 
-    def _mixed(self, x: Tensor, left: Tensor) -> Tensor:
-        """w1·x, w1 acting on axis c: (a, T, d) of Linear, (n·a, d, h, w) of a convolution."""
-        a, c = left.shape
-        if self.call.convolution is None:
-            d = x.shape[-1] // c
-            return (left @ self._outer(x, c)).view(a, -1, d)
-        images = x.reshape(len(x), c, -1)
-        return torch.matmul(left, images).view(-1, x.shape[1] // c, *x.shape[2:])
-
     @staticmethod
     def _outer(x: Tensor, outer: int) -> Tensor:
-        """(…, outer·inner) → (outer, T·inner)."""
+        """(…, outer·inner) of Linear → (outer, T·inner)."""
         return x.reshape(-1, outer, x.shape[-1] // outer).transpose(0, 1).reshape(outer, -1)
 
     def add(self, x: Tensor, out: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Adds w1·x·w2ᵀ."""
         left, right = (part.to(out.dtype) for part in parts)
-        mixed = self._mixed(x, left)
+        (a, c), b = left.shape, len(right)
         if self.call.convolution is not None:
+            mixed = torch.matmul(left, x.reshape(len(x), c, -1)).view(-1, x.shape[1] // c, *x.shape[2:])
             out += F.conv2d(mixed, right, None, *self.call.convolution).view(out.shape)
             return ()
-        a, b = len(left), len(right)
-        out.view(-1, a, b).add_((mixed.view(-1, mixed.shape[-1]) @ right.t()).view(a, -1, b).transpose(0, 1))
+        mixed = (left @ self._outer(x, c)).view(-1, right.shape[1])
+        out.view(-1, a, b).add_((mixed @ right.t()).view(a, -1, b).transpose(0, 1))
         return ()
 
     def gradients(
@@ -63,24 +55,45 @@ class KroneckerProduct(LayerProduct):
         """Gradients of x, w1 and w2."""
         left, right = (part.to(grad.dtype) for part in parts)
         (a, c), b = left.shape, len(right)
-        mixed = self._mixed(x, left)
-        x_grad = self.call.input_gradient(grad, x) if needs_x else None
+        x_grad = self.call.input_gradient(grad, x, self.merged(parts) if self.is_merged else None) if needs_x else None
+        thin = None if self.is_merged else x_grad
         if self.call.convolution is not None:
+            images = x.reshape(len(x), c, -1)
+            mixed = torch.matmul(left, images).view(-1, x.shape[1] // c, *x.shape[2:])
             outer = grad.reshape(-1, b, *grad.shape[2:])
             mixed_grad, right_grad = conv_backward(outer, mixed, right, self.call.convolution, (True, True))
             mixed_grad = mixed_grad.view(len(x), a, -1)
-            left_grad = torch.matmul(mixed_grad, x.reshape(len(x), c, -1).transpose(1, 2)).sum(0)
-            if x_grad is not None:
-                x_grad += torch.matmul(left.t(), mixed_grad).view(x.shape)
+            left_grad = torch.matmul(mixed_grad, images.transpose(1, 2)).sum(0)
+            if thin is not None:
+                thin += torch.matmul(left.t(), mixed_grad).view(x.shape)
             return x_grad, (left_grad, right_grad)
-        outer = self._outer(grad, a).view(-1, b)
-        right_grad = outer.t() @ mixed.view(len(outer), -1)
+        inner, outer = self._outer(x, c), self._outer(grad, a).view(-1, b)
+        right_grad = outer.t() @ (left @ inner).view(len(outer), -1)
         mixed_grad = (outer @ right).view(a, -1)
-        left_grad = mixed_grad @ self._outer(x, c).t()
-        if x_grad is not None:
+        left_grad = mixed_grad @ inner.t()
+        if thin is not None:
             d = x.shape[-1] // c
-            x_grad.view(-1, c, d).add_((left.t() @ mixed_grad).view(c, -1, d).transpose(0, 1))
+            thin.view(-1, c, d).add_((left.t() @ mixed_grad).view(c, -1, d).transpose(0, 1))
         return x_grad, (left_grad, right_grad)
+
+
+class KroneckerMerged(KroneckerProduct):
+    """LoKr with many inputs, in float32: the output and the gradient of x are with W + ΔW."""
+
+    is_merged = True
+
+    def merged(self, parts: Sequence[Tensor]) -> Tensor:
+        """W + ΔW."""
+        (left, right), weight = parts, self.call.weight
+        whole = self.call.scratch.take("merged", weight)
+        (a, c), b = left.shape, len(right)
+        sides = left[:, None, :, None], right.reshape(1, b, 1, -1)
+        torch.addcmul(weight.reshape(a, b, c, -1), *sides, out=whole.view(a, b, c, -1))
+        return whole
+
+    def add(self, x: Tensor, out: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Nothing: the output is with W + ΔW."""
+        return ()
 
 
 def _hadamard_factors(adapter: Adapter, factor: float) -> tuple[Tensor, ...]:
@@ -378,12 +391,16 @@ def layer_product(adapter: Adapter, call: LayerCall, x: Tensor, row_norms: Calla
     Returns:
         The quickest way; None where ΔW is best made as it is applied from a file.
     """
-    if isinstance(adapter, LoKr):
-        return KroneckerProduct(call)
-    if not isinstance(adapter, LoHa):
+    if isinstance(adapter, Lora):
         return DoraProduct(call, row_norms()) if call.factor == 1 else None
     inputs = x.numel() // x.shape[-1 if call.convolution is None else 1]
-    (out, inner), rank = matrix_shape(call.weight.shape), adapter.rank
+    out, inner = matrix_shape(call.weight.shape)
+    if isinstance(adapter, LoKr):
+        # two passes over the weight, or copies of the inputs and outputs with their axes exchanged
+        few = out * inner > 1.5 * inputs * (out + inner)
+        return KroneckerProduct(call) if few or call.weight.dtype != torch.float32 else KroneckerMerged(call)
+    rank = adapter.rank
+    assert rank is not None
     # multiplications, and passes over what has the size of the factors or of the weight
     if rank**2 * (out + inner) * (3 * inputs + 120) < out * inner * (inputs + 8 * rank + 60):
         return HadamardColumns(call)
