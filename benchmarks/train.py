@@ -10,7 +10,8 @@ All arms share one set of weights and take turns, each leading in turn, so that 
 to all; a ratio is the median of the rounds' ratios. Peak memory is of a process of its own. Seconds are of the
 processor (on a GPU: of the clock), so that other work on the machine counts less. norms is LierLa with
 `scale_weight_norms`. loha, lokr, dora: the kind on the same layers; with -lycoris (pip install lycoris-lora==4.1.3) and
--peft by those libraries. --graphs: CUDA graphs of the step. --quick: fewer rounds, small latents, no memory.
+-peft by those libraries. floor-last, ours-last: the channels of convolutions last in memory, as `train` has them on
+a CPU. --graphs: CUDA graphs of the step. --quick: fewer rounds, small latents, no memory.
 """
 
 from __future__ import annotations
@@ -178,6 +179,9 @@ class Arm:
 def made(args: argparse.Namespace, name: str, unet: UNet2DConditionModel) -> Arm:
     """An arm on its own U-Net."""
     device, dtype = args.device, getattr(torch, args.dtype)
+    name, is_last = name.removesuffix("-last"), name.endswith("-last")
+    if is_last:
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters, before, after = learner(name, unet)
     fused = {"fused": True} if device == "cuda" else {"foreach": True}
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, capturable=args.graphs, **fused) if parameters else None
@@ -206,7 +210,7 @@ def made(args: argparse.Namespace, name: str, unet: UNet2DConditionModel) -> Arm
         before(number)
         run()
 
-    return Arm(name, step, [])
+    return Arm(name + "-last" * is_last, step, [])
 
 
 def captured(compute: Callable[[], Any]) -> Callable[[], Any]:
@@ -270,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--kinds", action="store_true")
     parser.add_argument("--graphs", action="store_true")
     parser.add_argument("--quick", action="store_true")
@@ -288,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     arms = timed(args)
     by_name = {arm.name: arm.seconds for arm in arms}
-    gib = {} if args.quick else {arm.name: memory(arm.name, given) for arm in arms}
+    gib = {} if args.quick or args.no_memory else {arm.name: memory(arm.name, given) for arm in arms}
     title = (f"SD1.5's U-Net, {args.device}, {args.dtype}, {args.threads} threads, latent {args.latent}, "
              f"batch {args.batch}{', CUDA graphs' if args.graphs else ''}, {args.repeat} rounds")  # fmt: skip
     base = "floor" if "floor" in by_name else arms[0].name

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lora_ext.host.training_context import convolutions_channels_last
 from lora_ext.train.config.block_settings import RankAndAlpha
 from lora_ext.train.config.dylora import select_drawn_ranks
 from lora_ext.train.config.recipe import Recipe
@@ -71,7 +72,9 @@ def test_both_ways_are_the_layer_with_the_delta(name: str, channels_last: bool) 
         factors.zero_grad(set_to_none=True)
         x = x.detach().requires_grad_()
         y = hooked(layer, factors, x, fused=fused)
-        assert y.grad_fn.saved_tensors[0] is None
+        # behind a permutation where a 1x1 convolution is a product of its pixels
+        node = y.grad_fn if hasattr(y.grad_fn, "saved_tensors") else y.grad_fn.next_functions[0][0]
+        assert node.saved_tensors[0] is None
         y.square().sum().backward()
         assert factors.downs[0].grad is None
         for got, right in ((x.grad, wanted[1]), (factors.ups[0].grad, wanted[3])):
@@ -148,3 +151,17 @@ def test_dropouts_of_a_prefix(name: str, variant: str) -> None:
             if wanted is not None:
                 torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-4)
         factors.zero_grad(set_to_none=True)
+
+
+def test_wide_convolutions_have_their_channels_last_while_they_train() -> None:
+    """On the CPU; the weights come back as they were. Narrow networks stay as they are."""
+    wide, narrow = nn.Sequential(nn.Conv2d(4, 64, 3), nn.Conv2d(64, 8, 3)), nn.Sequential(nn.Conv2d(4, 8, 3))
+    x, before = torch.randn(1, 4, 7, 7), [p.detach().clone() for p in wide.parameters()]
+    plain = wide(x)
+    with convolutions_channels_last(wide.requires_grad_(False)), convolutions_channels_last(narrow):
+        assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in wide)  # type: ignore
+        assert wide(x).is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(wide(x), plain)
+        assert narrow[0].weight.is_contiguous()  # type: ignore[operator]
+    for parameter, original in zip(wide.parameters(), before, strict=True):
+        assert parameter.is_contiguous() and torch.equal(parameter, original)

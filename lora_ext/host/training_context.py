@@ -71,6 +71,35 @@ def in_dtype(networks: Iterable[nn.Module], dtype: torch.dtype, *, norms: torch.
             tensor.data = data
 
 
+_CHANNELS_LAST_WIDTH = 64
+"""Channels from which on a network's convolutions are quicker with the channels last."""
+
+
+@contextmanager
+def convolutions_channels_last(network: nn.Module) -> Iterator[None]:
+    """Stores the weights of a frozen network's convolutions with the channels last, and as they were afterwards.
+
+    Images then keep that layout from layer to layer. On a CPU oneDNN would else rearrange weights and images at every
+    convolution. Numbers stay the same but for the order of sums. Networks in half precision, on other devices, or of
+    few channels are left as they are.
+
+    Args:
+        network: The network.
+    """
+    weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+    wide = max((len(weight) for weight in weights), default=0) >= _CHANNELS_LAST_WIDTH
+    changed: list[Any] = [
+        w for w in weights if wide and w.device.type == "cpu" and w.dtype == torch.float32 and w.is_contiguous()
+    ]
+    try:
+        for weight in changed:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for weight in changed:
+            weight.data = weight.data.contiguous()
+
+
 @contextmanager
 def restored_attributes(networks: Iterable[nn.Module], names: Sequence[str]) -> Iterator[None]:
     """Restores the named attributes of every module afterwards, and deletes those that did not exist before."""

@@ -22,6 +22,7 @@ from ..training_context import (
     autocast_for_precision,
     compiled_for_device,
     compute_dtype,
+    convolutions_channels_last,
     frozen,
     in_dtype,
     restored_attributes,
@@ -101,6 +102,7 @@ class StandaloneTrainableModel:
             stack.enter_context(frozen([model.vae], train=False))
             stack.enter_context(vae_weights_from(model.vae, options.vae))
             stack.enter_context(in_dtype(networks, compute_dtype(options.precision)))
+            stack.enter_context(convolutions_channels_last(model.unet))
             small = [*([model.unet] if options.fp8_unet else []), *(texts if options.fp8_text_encoders else [])]
             stack.enter_context(weights_in_fp8(small, restore=not self.is_disposable))
             if options.blocks_to_swap:

@@ -269,6 +269,18 @@ def prepare_convolution(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[Any
     return x, (module.stride, padding, module.dilation)
 
 
+def is_product_of_pixels(module: nn.Conv2d, x: Tensor, output: Tensor) -> bool:
+    """Whether a convolution is one product of its pixels: a 1x1 kernel on images whose channels are last in memory.
+
+    Args:
+        module: The layer.
+        x: Its input, (n, in, h, w).
+        output: Its output, (n, out, h, w).
+    """
+    plain = module.kernel_size == module.stride == (1, 1) and module.padding == (0, 0)
+    return plain and all(image.is_contiguous(memory_format=torch.channels_last) for image in (x, output))
+
+
 def forward_with_dropout(
     module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float, masks: tuple[Any, Any]
 ) -> Tensor:

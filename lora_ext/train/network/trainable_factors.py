@@ -21,6 +21,7 @@ from .autograd import (
     forward_with_dropout,
     frozen_weight,
     is_computed_in,
+    is_product_of_pixels,
     prepare_convolution,
 )
 from .trainable_layer import TrainableLayer, wrong_kind
@@ -279,6 +280,12 @@ class TrainableFactors(TrainableLayer):
         into: Any = output if weight is None else (output,)
         if not isinstance(module, nn.Conv2d):
             return LinearLoraFunction.apply(x, into, weight, down, up, selection, *self.trained_parameters)
+        if weight is not None and is_product_of_pixels(module, x, output):
+            # the pixels of images with the channels last are rows, as tokens are
+            rows, into = x.permute(0, 2, 3, 1), (output.permute(0, 2, 3, 1),)
+            flat = weight.flatten(1), down.flatten(1), up
+            summed: Tensor = LinearLoraFunction.apply(rows, into, *flat, selection, *self.trained_parameters)
+            return summed.permute(0, 3, 1, 2)
         x, conv_options = prepare_convolution(module, x)
         return ConvLoraFunction.apply(x, into, weight, down, up, selection, conv_options, *self.trained_parameters)
 
