@@ -31,6 +31,7 @@ from lora_ext.protocols import TextConditioning
 from lora_ext.train.config.optimizers import build_optimizer, clip_gradients
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.config.recipe_io import recipe_from_settings
+from lora_ext.train.network import autograd, layer_products, stored_weights
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.cost_estimate import UNET_COSTS
 from lora_ext.train.run.fused_backward import FusedBackward
@@ -109,12 +110,34 @@ def two_steps(family: str, recipe: Recipe, unet: nn.Module, latent: int, device:
         return sum(p.numel() for p in parameters)
 
 
+def _imitate_autocast() -> None:
+    """Autocast to bf16 as on GPUs, which torch does not have for the meta device: norms compute in float32."""
+    group_norm, layer_norm = functional.group_norm, functional.layer_norm
+    conv2d, linear = functional.conv2d, functional.linear
+
+    def in_float32(*tensors: Any) -> Any:
+        return (tensor.float() if isinstance(tensor, Tensor) else tensor for tensor in tensors)
+
+    functional.group_norm = lambda x, groups, weight=None, bias=None, eps=1e-5: group_norm(  # type: ignore[assignment]
+        x.float(), groups, *in_float32(weight, bias), eps
+    )
+    functional.layer_norm = lambda x, shape, weight=None, bias=None, eps=1e-5: layer_norm(  # type: ignore[assignment]
+        x.float(), shape, *in_float32(weight, bias), eps
+    )
+    functional.conv2d = lambda x, weight, *rest: conv2d(x.to(weight.dtype), weight, *rest)  # type: ignore[assignment]
+    functional.linear = lambda x, weight, bias=None: linear(x.to(weight.dtype), weight, bias)  # type: ignore[assignment]
+    for module in (autograd, layer_products, stored_weights):
+        module.autocast_dtype = lambda *_: torch.bfloat16  # type: ignore[attr-defined]
+
+
 def counted(family: str, latent: int, case: str) -> tuple[float, float]:
     """(estimated, counted) bytes of a case."""
-    standalone.autocast_for_precision = lambda *_: nullcontext()  # type: ignore[assignment]  # all is in one dtype
+    recipe = recipe_of(case)
+    standalone.autocast_for_precision = lambda *_: nullcontext()  # type: ignore[assignment]
     torch.is_autocast_enabled = lambda *_: False  # type: ignore[assignment]  # it does not know this device
     functional.scaled_dot_product_attention = lambda q, k, v, *_, **__: _Attention.apply(q, k, v)
-    recipe = recipe_of(case)
+    if recipe.mixed_precision != "no":
+        _imitate_autocast()
     unet = unet_of(family, recipe, "meta")
     found: dict[str, Any] = {}
     with ExitStack() as stack:

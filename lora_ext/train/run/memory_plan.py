@@ -22,6 +22,8 @@ LIBRARY_BYTES = 0.4 * 2.0**30
 """Memory of torch and its libraries without any model."""
 OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
 """Bytes of an optimizer's state for each trained number in float32; 8 for the others (two float32)."""
+FP8_SHARE = 0.95
+"""The share of the activations that is kept beside weights in 8 bits, whose convolutions keep no input."""
 _VAE_NUMBERS = 84e6
 
 
@@ -107,6 +109,8 @@ def memory_need(recipe: Recipe, size: RunSize) -> MemoryNeed:
     training = size.trained * (own + (0 if recipe.fused_backward_pass else own) + state)
     area = size.largest_bucket[0] * size.largest_bucket[1] / VAE_SCALE_FACTOR**2 * recipe.train_batch_size
     kept = size.activation_bytes * width / 4 * (size.checkpointed_share if recipe.gradient_checkpointing else 1)
+    if recipe.fp8_base or recipe.fp8_base_unet:
+        kept *= FP8_SHARE
     return MemoryNeed(weights, training, area * kept * min(size.share, 1))
 
 
