@@ -1,6 +1,7 @@
 """iLECO's and ADDifT's steps beside sd-webui-traintrain's own loops, as ratios within one run, on one U-Net.
 
     python benchmarks/train_modes.py --traintrain FOLDER [--width 160] [--latent 32] [--steps 6] [--rounds 3]
+                                     [--modes ileco,addift]
 
 FOLDER is a clone of hako-mikan/sd-webui-traintrain, which imports LyCORIS (pip install lycoris-lora). Its training
 functions, network and data loader run as they are; stand-ins are for its form, its loading of checkpoints, its table of
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--modes", default="ileco,addift")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, loops = sd1_model(args.width), traintrain(args.traintrain)
@@ -180,7 +182,7 @@ def main() -> None:
         for picture in pictures:
             noise = np.random.default_rng(1).integers(0, 255, (8 * args.latent, 8 * args.latent, 3), np.uint8)
             Image.fromarray(noise).save(picture)
-        for mode in ("ileco", "addift"):
+        for mode in args.modes.split(","):
             runs: list[Callable[[], float]] = [
                 lambda mode=mode: theirs(loops, model, mode, args.steps, args.latent),  # type: ignore[misc]
                 lambda mode=mode: ours(model, mode, args.steps, args.latent, pictures, Path(place) / mode),  # type: ignore[misc]
