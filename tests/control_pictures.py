@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parent / "ui" / "control_sheet.js"
 FOLDER = ROOT / "docs" / "controls"
 THEMES = ("light", "dark")
 COLOURS = 192
-FOCUSABLE = "input, button, select, textarea, summary"
+FOCUSABLE = "[tabindex], input, button, select, textarea, summary"
 
 
 def show_controls(page: Any, url: str, theme: str) -> None:

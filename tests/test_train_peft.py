@@ -85,8 +85,8 @@ KINDS: dict[str, tuple[dict[str, Any], Any, dict[str, str]]] = {
 }  # fmt: skip
 """Kind → our settings (rank 4, alpha 2), PEFT's, and its names of the trained tensors where they are others.
 
-PEFT's OFT and BOFT turn a layer's inputs; those of kohya and LyCORIS, which are trained here, its outputs. Its LoHa with
-a Tucker core (0.21) takes the other half's product for the gradient of either `a`; LyCORIS' is recorded instead.
+PEFT's OFT and BOFT turn a layer's inputs; those of kohya and LyCORIS, which are trained here, its outputs. Its LoHa
+with a Tucker core (0.21) takes the other half's product for the gradient of either `a`; LyCORIS' is recorded instead.
 """
 
 

@@ -1,13 +1,15 @@
 // Puts every kind of control in each of its states on the page: a row a kind, a column a state. Evaluated in the page.
 async () => {
     const from = (name) => import(`${location.origin}/lora-ext/v1/modules/${name}`);
-    const [basic, numbers, ranges, { h }, rows] = await Promise.all(
+    const [basic, numbers, ranges, { h }, rows, { blockSlider }, { dropZone }] = await Promise.all(
         [
             "controls/basic.mjs",
             "controls/number_field.mjs",
             "controls/range_field.mjs",
             "core/elements.mjs",
             "library/lora_row.mjs",
+            "weights/block_slider.mjs",
+            "start/drop_zone.mjs",
         ].map(from),
     );
     const typed = (made, input, text) => {
@@ -36,6 +38,20 @@ async () => {
         h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, rows.describeRow(row)), h("small", {}, rows.markText(row))));
     const picker = (more) => h("button", { type: "button", class: "lx-pick", ...more }, rows.thumbnail(row),
         h("span", { class: "lx-pick-text" }, h("b", {}, row.title), h("small", {}, rows.describeRow(row))), h("span", { class: "lx-chevron" }));
+    const tab = (more) => h("div", { class: "lx-tabs" }, h("button", { type: "button", role: "tab", ...more }, "Files"));
+    const folder = (more) => h("div", { class: "lx-folder-line" }, h("span", {}),
+        h("button", { type: "button", class: "lx-folder", ...more }, h("span", {}, "styles"), h("small", {}, 12)));
+    const star = (on) => basic.button(on ? "★" : "☆", nothing, { kind: "quiet lx-star", "aria-pressed": on });
+    const block = (value) => {
+        const made = blockSlider("OUT05", { range: () => [0, 1], value: () => value, set: nothing, under: () => null });
+        Object.entries({ "--value": value, "--zero": 0, height: "60px" }).forEach((style) => made.style.setProperty(...style));
+        return made;
+    };
+    const drop = (cls) => {
+        const made = dropZone(nothing);
+        if (cls) made.classList.add(cls);
+        return made;
+    };
     const bar = (state, share) => {
         const fill = h("i", {});
         fill.style.width = share;
@@ -55,6 +71,11 @@ async () => {
         choice: [basic.select(["any kind", "LoRA"], "any kind"), basic.select(["any kind", "LoRA"], "LoRA"), basic.select(["LoRA"], "LoRA"), off(basic.select(["LoRA"], "LoRA")), invalid(basic.select(["LoRA"], "LoRA"))],
         box: [basic.checkbox("Overwrite", false, null), basic.checkbox("Overwrite", true, null), basic.checkbox("Overwrite", true, null), off(basic.checkbox("Overwrite", true, null)), null],
         segments: [choice("kohya"), choice("diffusers"), choice("kohya"), off(choice("kohya")), null],
+        tab: [tab({}), tab({ "aria-selected": true }), tab({}), null, null],
+        folder: [folder({}), folder({ "aria-current": true }), folder({}), null, null],
+        star: [star(false), star(true), star(true), null, null],
+        "block slider": [block(0), block(0.6), block(0.6), null, null],
+        "drop zone": [drop(""), drop("over"), drop(""), null, null],
         chip: [toggle("lx-chip", "harbour")({ "aria-pressed": false }), toggle("lx-chip", "harbour")({ "aria-pressed": true }), toggle("lx-chip", "harbour")({}), off(toggle("lx-chip", "harbour")({})), null],
         file: [file({}), file({ "aria-pressed": true }), file({}), off(file({})), null],
         picker: [picker({}), picker({ "aria-expanded": true }), picker({}), off(picker({})), null],
@@ -62,7 +83,7 @@ async () => {
         fold: [fold(false), fold(true), fold(false), null, null],
         note: [basic.note("nothing yet"), basic.note("done", "good"), null, null, basic.note("not found", "bad")],
     };
-    const heights = { "text area": "58px", number: "92px", slider: "92px", file: "76px", picker: "60px", progress: "20px", fold: "52px" };
+    const heights = { "text area": "58px", "block slider": "68px", "drop zone": "290px", number: "92px", slider: "92px", file: "76px", picker: "60px", progress: "20px", fold: "52px" };
     const states = ["off", "on", "focus", "disabled", "invalid"];
     const cells = Object.entries(kinds).flatMap(([kind, made]) => [
         h("small", {}, kind),

@@ -42,4 +42,4 @@ def test_controls_look_as_kept(page: Any, server: Server, request: pytest.Fixtur
         pytest.skip("this machine has other fonts than the kept pictures")
     cells = page.evaluate(CELLS)
     wrong = {cell: far for cell, box in cells if (far := _apart(seen.crop(box), kept.crop(box))) > ALIKE}
-    assert len(cells) > 60 and wrong == {}
+    assert len(cells) > 75 and wrong == {}
