@@ -12,7 +12,7 @@ from lora_ext.blocks import SD_BLOCKS, SDXL_BLOCKS
 from lora_ext.errors import BlockError, TrainError
 from lora_ext.layer_keys import format_kohya_key, parse_layer_key
 from lora_ext.layer_names import LayerId, layer_name_table
-from lora_ext.train.config.block_settings import ModuleRanks, block_rate_weights, parse_side_weights
+from lora_ext.train.config.block_settings import ModuleRanks, block_list_notes, block_rate_weights, parse_side_weights
 from lora_ext.train.config.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
@@ -120,3 +120,37 @@ def test_a_blocks_rate_is_the_parts_rate_times_its_weight() -> None:
     assert sizes.rate_weight(LayerId("unet", "IN04", "attention.proj_in")) == 0.5
     assert sizes.rate_weight(LayerId("te", "BASE", "layers.0.mlp.fc1")) == 1
     assert format_kohya_key(LayerId("unet", "IN04", "attention.proj_in")) in sd15()
+
+
+def test_kohyas_lists_for_sdxl() -> None:
+    """23 ranks: the time layers, 9 blocks, the three parts of MID, 9 blocks, the last layer; three weights of MID."""
+    recipe = Recipe(
+        network_module="c3lier", network_targets="all", block_dims=tuple(range(1, 24)), mid_lr_weight="0.5,,2"
+    )
+    sizes = ModuleRanks(recipe, SDXL_BLOCKS)
+    places = {
+        ("", "time_embedding.linear_1"): 1, ("IN00", "x"): 2, ("IN08", "attention.proj_in"): 10,
+        ("MID", "resnet.0.time_emb_proj"): 11, ("MID", "resnet.1.time_emb_proj"): 13,
+        ("OUT00", "attention.proj_in"): 14, ("OUT08", "resnet.time_emb_proj"): 22,
+    }  # fmt: skip
+    for (block, layer), rank in places.items():
+        size = sizes.for_layer(LayerId("unet", block, layer), (8, 8))
+        assert size is not None and size.rank == rank, (block, layer)
+    parts = [LayerId("unet", "MID", layer) for layer in ("resnet.0.conv1", "attention.proj_in", "resnet.1.conv1")]
+    assert [sizes.rate_weight(part) for part in parts] == [0.5, 0.0, 2.0]
+    assert [sizes.rate_label(part) for part in parts] == ["MID resnet.0", "MID attention", "MID resnet.1"]
+    assert sizes.for_layer(parts[1], (8, 8)) is None
+    alike = ModuleRanks(Recipe(mid_lr_weight="0.5"), SDXL_BLOCKS)
+    assert {(alike.rate_weight(part), alike.rate_label(part)) for part in parts} == {(0.5, "MID")}
+    with pytest.raises(TrainError, match="25 blocks"):
+        ModuleRanks(recipe)
+
+
+def test_lists_of_another_length_are_said() -> None:
+    recipe = Recipe(down_lr_weight="1,0.5", mid_lr_weight="0.5,1,1", up_lr_weight="sine")
+    assert list(block_list_notes(recipe)) == [
+        "down_lr_weight has 2 numbers where SD1/SD2 takes 12; those that are missing are 1",
+        "mid_lr_weight has 3 numbers where SD1/SD2 takes 1; the rest is not used",
+    ]
+    fits = Recipe(down_lr_weight=",".join("1" * 9), mid_lr_weight="0.5,1,1")
+    assert not list(block_list_notes(fits, SDXL_BLOCKS)) and not list(block_list_notes(Recipe(mid_lr_weight="1")))

@@ -15,10 +15,12 @@ from lora_ext.errors import TrainError
 from lora_ext.train.config.lr_schedules import build_scheduler, learning_rate_factor
 from lora_ext.train.config.optimizers import (
     OPTIMIZERS,
+    OptimizerEntry,
     build_optimizer,
     clip_gradients,
     current_learning_rates,
     is_schedule_free,
+    optimizer_advice,
     parse_optimizer_args,
 )
 from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
@@ -66,6 +68,20 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
     assert set(current_learning_rates(made)) == {"unet"}
 
 
+def test_several_rates_where_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D-Adaptation and Prodigy: the largest rate for all, and a part of rate 0 stays as it is."""
+    entries = {"Own": OptimizerEntry("torch.optim", "SGD", has_own_rate=True)}
+    monkeypatch.setattr("lora_ext.train.config.optimizers.OPTIMIZERS", entries)
+    tensors = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    rows = [{"params": [p], "lr": lr, "name": str(lr)} for p, lr in zip(tensors, (0.5, 0.0, 1.0), strict=True)]
+    recipe = Recipe(optimizer_type="Own", unet_lr=1.0, text_encoder_lr=0.5)
+    made = build_optimizer(recipe, rows)
+    assert [group["lr"] for group in made.param_groups] == [1.0] * 3
+    assert [p.requires_grad for p in tensors] == [True, False, True]
+    assert any("finds one learning rate for all" in text for text in optimizer_advice(recipe))
+    assert not optimizer_advice(Recipe(optimizer_type="Own", unet_lr=1.0, text_encoder_lr=1.0))
+
+
 OWN_SCHEDULES = ("rex", "piecewise_constant")  # transformers has neither
 
 
@@ -86,7 +102,8 @@ def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: in
         lr_decay_steps=float(falling),
         lr_scheduler_timescale=30 * cycles,
     )
-    ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2))
+    rate = recipe.learning_rate
+    ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate) for _ in range(2))
     mine = build_scheduler(recipe, ours, steps)
     special = {
         "cosine_with_restarts": {"num_cycles": cycles},
@@ -98,7 +115,7 @@ def test_schedules_are_transformers(name: str, warm: int, steps: int, cycles: in
     else:
         other = get_scheduler(name, theirs, warm, steps, scheduler_specific_kwargs=special.get(name, {}))
     for _ in range(steps + 3):
-        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=2e-7)
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=2e-7 * rate)
         for made in (ours, theirs):
             made.step()
         mine.step()
@@ -119,6 +136,23 @@ def test_other_schedules() -> None:
         assert 0.01 * learning_rate_factor(waves, step, 9) == pytest.approx(made.param_groups[0]["lr"])
         made.step()
         theirs.step()
+    once = recipe_from_settings(
+        {"lr_scheduler_type": "torch.optim.lr_scheduler.OneCycleLR", "lr_scheduler_args": "max_lr=0.1 total_steps=9"}
+    )
+    rates = (0.01, 0.5)
+    two = [
+        torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": r} for r in rates], momentum=0.9)
+        for _ in range(2)
+    ]
+    plans = [build_scheduler(once, two[0], 9), torch.optim.lr_scheduler.OneCycleLR(two[1], 0.1, total_steps=9)]
+    for _ in range(9):  # absolute rates, whatever a group's own is
+        mine, other = ([group["lr"] for group in made.param_groups] for made in two)
+        assert mine == pytest.approx(other)
+        for made, plan in zip(two, plans, strict=True):
+            made.step()
+            plan.step()
+    own = recipe_from_settings({"lr_scheduler": "adafactor", "optimizer_type": "Adafactor"})
+    assert own.lr_scheduler == "constant" and own.optimizer_args == ("relative_step=True", "scale_parameter=True")
     named = recipe_from_settings({"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_args": ["min_lr_ratio=0.25"]})
     assert named.lr_scheduler_min_lr_ratio == 0.25 and named.lr_scheduler_args == ()
 
@@ -130,6 +164,7 @@ def test_other_schedules() -> None:
         ({"lr_scheduler_type": "os.path"}, "must be Cosine"),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_sice=3"]}, "'step_size'"),
         ({"lr_scheduler_type": "StepLR"}, "step_size"),
+        ({"lr_scheduler": "adafactor"}, "belongs to optimizer_type Adafactor"),
         ({"lr_scheduler_args": ["min_lr=1"]}, "no argument of a schedule"),
         ({"lr_scheduler": "piecewise_constant"}, "step_rules=1:10"),
     ],

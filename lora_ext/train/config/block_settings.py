@@ -1,18 +1,20 @@
 """Settings of each U-Net block: a weight on its learning rate, a rank and an alpha.
 
 The rules are kohya's (`networks/lora.py`): 12 numbers or a curve for the down and the up blocks, one number for the
-middle; 25 ranks and alphas. SDXL has 9 blocks a side; there the same rules give 9/1/9 weights and 19 ranks.
+middle; 25 ranks and alphas. SDXL has 9 blocks a side; there the same rules give 9/1/9 weights and 19 ranks, or kohya's
+9/3/9 and 23: the time layers, IN00 to IN08, the three parts of MID, OUT00 to OUT08, and the last layer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ...block_weights import parse_finite_number
-from ...blocks import SD_BLOCKS, UNetBlocks
+from ...blocks import MID, SD_BLOCKS, SDXL_BLOCKS, UNetBlocks
 from ...errors import BlockError, TrainError, did_you_mean
 from ...layer_names import TE, UNET, LayerId
 from .layer_choice import is_trained_layer, is_wider_than_1x1, number_for_layer
@@ -28,6 +30,12 @@ BLOCK_WEIGHT_CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     }
 )
 """Curve → its value at x, which is 0 at a side's first block and 1 at its last."""
+
+
+MID_PARTS = ("resnet.0", "attention", "resnet.1")
+"""The parts of MID, for each of which SDXL's lists in kohya's scripts have a value."""
+KOHYA_SDXL_COUNT = 23
+"""Values in kohya's lists for SDXL."""
 
 
 def parse_side_weights(text: str | None, count: int = 12) -> tuple[float, ...]:
@@ -76,16 +84,56 @@ def block_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> dict[s
         BlockError: A text that does not parse, or a negative weight.
     """
     half = len(family.blocks) // 2
-    mid = (recipe.mid_lr_weight or "1").split(",")[0]
     vector = (
         *parse_side_weights(recipe.down_lr_weight, half),
-        parse_finite_number(mid, recipe.mid_lr_weight or "1"),
+        max(mid_rate_weights(recipe, family)),
         *parse_side_weights(recipe.up_lr_weight, half),
     )
-    if min(vector) < 0:
-        raise BlockError(f"the weight of a block's learning rate is {min(vector):g}; give 0 or more")
-    limit = recipe.block_lr_zero_threshold
-    return {name: w if w > limit else 0.0 for name, w in zip(family.blocks, vector, strict=True)}
+    return dict(zip(family.blocks, _above_threshold(vector, recipe), strict=True))
+
+
+def mid_rate_weights(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> tuple[float, ...]:
+    """Weights of the learning rates of `MID_PARTS`: one number is that of all, SDXL may have three.
+
+    Args:
+        recipe: The settings.
+        family: The U-Net's blocks.
+
+    Raises:
+        BlockError: A text that does not parse, or a negative weight.
+    """
+    text = recipe.mid_lr_weight or "1"
+    values = [parse_finite_number(item, text) if item.strip() else 0.0 for item in text.split(",")]
+    parts = (values + [1.0] * 3)[:3] if family is SDXL_BLOCKS and len(values) > 1 else [values[0]] * 3
+    return _above_threshold(parts, recipe)
+
+
+def _above_threshold(weights: Sequence[float], recipe: Recipe) -> tuple[float, ...]:
+    """The weights, with 0 at or below the recipe's threshold. Raises BlockError for a negative one."""
+    if min(weights) < 0:
+        raise BlockError(f"the weight of a block's learning rate is {min(weights):g}; give 0 or more")
+    return tuple(w if w > recipe.block_lr_zero_threshold else 0.0 for w in weights)
+
+
+def block_list_notes(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> Iterator[str]:
+    """Yields a sentence for each list of block weights that has more or fewer numbers than the model has blocks.
+
+    Args:
+        recipe: The settings.
+        family: The U-Net's blocks.
+    """
+    half, is_sdxl = len(family.blocks) // 2, family is SDXL_BLOCKS
+    for name, counts in (
+        ("down_lr_weight", (half,)), ("mid_lr_weight", (1, 3) if is_sdxl else (1,)), ("up_lr_weight", (half,))
+    ):  # fmt: skip
+        numbers = (getattr(recipe, name) or "").split(",")
+        if len(numbers) in counts or (len(numbers) == 1 and name != "mid_lr_weight"):
+            continue  # one is a curve, or none is given
+        wanted = " or ".join(map(str, counts))
+        if len(numbers) < counts[-1]:
+            yield f"{name} has {len(numbers)} numbers where {family.name} takes {wanted}; those that are missing are 1"
+        else:
+            yield f"{name} has {len(numbers)} numbers where {family.name} takes {wanted}; the rest is not used"
 
 
 @dataclass(frozen=True)
@@ -113,8 +161,8 @@ class ModuleRanks:
         family: The U-Net's blocks.
         rate_weights: Block label → weight of its learning rate.
         text_encoder: Rank and alpha in text encoders.
-        narrow_by_block: Block label → rank and alpha of Linear and 1x1 layers.
-        wide_by_block: Block label → rank and alpha of 3x3 layers.
+        narrow_by_block: Block label, "MID 0" to "MID 2", or "time" → rank and alpha of Linear and 1x1 layers.
+        wide_by_block: The same of 3x3 layers.
 
     Raises:
         BlockError: A weight of a block's learning rate does not parse, or is negative.
@@ -123,6 +171,7 @@ class ModuleRanks:
     def __init__(self, recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> None:
         self.recipe, self.family = recipe, family
         self.rate_weights = block_rate_weights(recipe, family)
+        self._mid_weights = mid_rate_weights(recipe, family)
         narrow = RankAndAlpha(recipe.network_dim, recipe.network_alpha)
         self.text_encoder = narrow
         self.narrow_by_block = self._table(recipe.block_dims, recipe.block_alphas, narrow)
@@ -133,15 +182,26 @@ class ModuleRanks:
     def _table(
         self, dims: tuple[int, ...] | None, alphas: tuple[float, ...] | None, other: RankAndAlpha
     ) -> Mapping[str, RankAndAlpha]:
-        """Block label → rank and alpha; "" outside of the blocks. Raises TrainError for a list of another length."""
+        """Block label, or MID with the place of its part → rank and alpha; "" outside of the blocks.
+
+        Raises TrainError for a list of another length.
+        """
         blocks = self.family.blocks
-        for values in (dims, alphas):
-            if values is not None and len(values) != len(blocks):
+        half, mid = len(blocks) // 2, (*(f"{MID} {place}" for place in range(len(MID_PARTS))),)
+        names = ("time", *blocks[:half], *mid, *blocks[half + 1 :], "")
+
+        def spread(values: tuple[Any, ...] | None, plain: Any) -> tuple[Any, ...]:
+            if values is None:
+                return (plain,) * len(names)
+            if self.family is SDXL_BLOCKS and len(values) == KOHYA_SDXL_COUNT:
+                return values
+            if len(values) != len(blocks):
                 ends = f"{blocks[0]} to {blocks[-1]}"
                 raise TrainError(f"{len(values)} values where {self.family.name} has {len(blocks)} blocks, {ends}")
-        ranks = dims or (other.rank,) * len(blocks)
-        found = dict(zip(blocks, map(RankAndAlpha, ranks, alphas or (other.alpha,) * len(blocks)), strict=True))
-        return {"": other, **found}
+            return (plain, *values[:half], *(values[half],) * len(mid), *values[half + 1 :], plain)
+
+        pairs = zip(spread(dims, other.rank), spread(alphas, other.alpha), strict=True)
+        return {name: RankAndAlpha(*pair) for name, pair in zip(names, pairs, strict=True)}
 
     def for_layer(self, layer_id: LayerId, shape: tuple[int, ...]) -> RankAndAlpha | None:
         """A layer's rank and alpha.
@@ -157,7 +217,10 @@ class ModuleRanks:
             return None
         size = self.text_encoder
         if layer_id.part == UNET:
-            size = (self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block)[layer_id.block]
+            table = self.wide_by_block if is_wider_than_1x1(shape) else self.narrow_by_block
+            place = _mid_place(layer_id)
+            is_time = layer_id.layer.startswith("time_embedding.")
+            size = table["time" if is_time else layer_id.block if place is None else f"{MID} {place}"]
         own_rank = number_for_layer(layer_id, self.recipe.network_reg_dims)
         if own_rank is not None:
             size = RankAndAlpha(int(own_rank), size.alpha)
@@ -176,7 +239,23 @@ class ModuleRanks:
         Returns:
             Its block's weight; 1 in a text encoder.
         """
-        return self.rate_weights.get(layer_id.block, 1.0) if layer_id.part == UNET else 1.0
+        if layer_id.part != UNET:
+            return 1.0
+        place = _mid_place(layer_id)
+        return self.rate_weights.get(layer_id.block, 1.0) if place is None else self._mid_weights[place]
+
+    def rate_label(self, layer_id: LayerId) -> str:
+        """What has a weight of its own: a layer's block, or the part of MID."""
+        place = _mid_place(layer_id)
+        one = place is None or len(set(self._mid_weights)) == 1
+        return layer_id.block if one or place is None else f"{MID} {MID_PARTS[place]}"
+
+
+def _mid_place(layer_id: LayerId) -> int | None:
+    """The place of a layer's part in `MID_PARTS`; None outside of MID."""
+    if layer_id.block != MID or layer_id.part != UNET:
+        return None
+    return next((i for i, part in enumerate(MID_PARTS) if layer_id.layer.startswith(part)), 1)
 
 
 def conv3x3_rank_and_alpha(recipe: Recipe) -> RankAndAlpha:

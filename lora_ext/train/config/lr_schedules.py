@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,11 @@ _ARGUMENTS: Mapping[str, str] = {
     "num_decay_steps": "lr_decay_steps", "num_warmup_steps": "lr_warmup_steps",
 }  # fmt: skip
 """Arguments of transformers' schedules → the options that they are here."""
+_TORCH_MODULE = "torch.optim.lr_scheduler."
 _INVERSE_SQRT_TIMESCALE = 10_000
 """Transformers' default of a schedule without warm-up."""
+_POLYNOMIAL_END = 1e-7
+"""Learning rate at which transformers' polynomial schedule ends."""
 
 
 def warmup_step_count(recipe: Recipe, steps: int) -> int:
@@ -37,8 +40,8 @@ def _step_count(given: float, steps: int) -> int:
     return int(given * steps) if given < 1 else int(given)
 
 
-def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Computes the schedule's factor on the learning rate, as transformers' schedules (`optimization.py`).
+def learning_rate_factor(recipe: Recipe, step: int, steps: int, rate: float | None = None) -> float:
+    """Computes the schedule's factor on a learning rate, as transformers' schedules (`optimization.py`).
 
     "rex" is that of Chen et al. 2021 (arXiv:2107.04197).
 
@@ -46,6 +49,8 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
         recipe: Its `lr_scheduler` and the options beside it are used.
         step: The optimizer step, from 0.
         steps: Optimizer steps of the whole run.
+        rate: The learning rate, which schedules of torch with absolute rates (`eta_min`, `max_lr`) ask for; else the
+            recipe's `learning_rate`.
 
     Returns:
         The factor, in 0..1 (schedules of torch may go beyond).
@@ -59,7 +64,8 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
         0.5
     """
     if recipe.lr_scheduler_type:
-        factors = _torch_factors(recipe.lr_scheduler_type, recipe.lr_scheduler_args, recipe.learning_rate, steps)
+        own = recipe.learning_rate if rate is None else rate
+        factors = _torch_factors(recipe.lr_scheduler_type, recipe.lr_scheduler_args, own, steps)
         return factors[min(step, steps)]
     name, rising = recipe.lr_scheduler, warmup_step_count(recipe, steps)
     if name == "constant":
@@ -92,7 +98,8 @@ def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     if name == "cosine_with_restarts":
         cycles = recipe.lr_scheduler_num_cycles
         return 0.0 if done >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * ((cycles * done) % 1.0))))
-    return max(0.0, 1 - min(done, 1.0)) ** recipe.lr_scheduler_power
+    end = _POLYNOMIAL_END / max(recipe.learning_rate, _POLYNOMIAL_END)
+    return end + (1 - end) * max(0.0, 1 - done) ** recipe.lr_scheduler_power
 
 
 def _cosine(recipe: Recipe, done: float) -> float:
@@ -116,7 +123,7 @@ def _piecewise(arguments: tuple[str, ...], step: int) -> float:
         ) from None
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)
 def _torch_factors(name: str, arguments: tuple[str, ...], rate: float, steps: int) -> tuple[float, ...]:
     """The factors that a class of torch gives at every step, with `rate` as the learning rate; nothing is trained."""
     if name not in TORCH_SCHEDULES:
@@ -127,27 +134,41 @@ def _torch_factors(name: str, arguments: tuple[str, ...], rate: float, steps: in
         if argument not in known_names:
             raise TrainError(f"lr_scheduler_args: {name} has no {argument!r}{did_you_mean(argument, known_names)}")
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate or 1.0, momentum=0.9)
-    factors = []
     try:
         schedule = make(optimizer, **settings)
-        for _ in range(steps + 1):
-            factors.append(float(optimizer.param_groups[0]["lr"]) / (rate or 1.0))
+        factors = [float(optimizer.param_groups[0]["lr"]) / (rate or 1.0)]
+        for _ in range(steps):  # OneCycleLR refuses one more
             optimizer.step()
             schedule.step()
+            factors.append(float(optimizer.param_groups[0]["lr"]) / (rate or 1.0))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise TrainError(f"lr_scheduler_type {name}: {error}; check lr_scheduler_args") from None
     return tuple(factors)
 
 
 def name_schedule(given: dict[str, Any]) -> None:
-    """Sets our options for `lr_scheduler_args` of transformers' schedules, as kohya's scripts accept them.
+    """Sets our options for the schedules that kohya's scripts accept by other names.
+
+    `lr_scheduler_args` of transformers' schedules, the full name of a class of torch, and "adafactor", which is the
+    rate that Adafactor finds by itself.
 
     Args:
         given: Option → value; changed.
 
     Raises:
-        TrainError: An argument that no schedule has.
+        TrainError: An argument that no schedule has, or "adafactor" with another optimizer.
     """
+    if isinstance(given.get("lr_scheduler_type"), str):
+        given["lr_scheduler_type"] = given["lr_scheduler_type"].removeprefix(_TORCH_MODULE)
+    if given.get("lr_scheduler") == "adafactor":
+        if str(given.get("optimizer_type")).rpartition(".")[2].lower() != "adafactor":
+            raise TrainError(
+                "lr_scheduler adafactor belongs to optimizer_type Adafactor; set that, or another schedule"
+            )
+        own = given.get("optimizer_args") or ()
+        own = own.split() if isinstance(own, str) else list(map(str, own))
+        given["lr_scheduler"] = "constant"
+        given["optimizer_args"] = ["relative_step=True", "scale_parameter=True", *own]
     arguments = given.get("lr_scheduler_args")
     if not is_neutral(given.get("lr_scheduler_type")) or is_neutral(arguments):
         return
@@ -172,4 +193,8 @@ def build_scheduler(recipe: Recipe, optimizer: Optimizer, steps: int) -> LambdaL
     Returns:
         The scheduler.
     """
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step, steps))
+
+    def factor_of(rate: float) -> Callable[[int], float]:
+        return lambda step: learning_rate_factor(recipe, step, steps, rate)
+
+    return LambdaLR(optimizer, [factor_of(float(group["lr"] or 0.0)) for group in optimizer.param_groups])

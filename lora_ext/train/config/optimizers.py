@@ -39,12 +39,18 @@ class OptimizerEntry:
     clips_all: bool = False
 
     @property
+    def has_one_rate(self) -> bool:
+        """Whether it refuses several learning rates, or uses one of them for all."""
+        return self.has_own_rate and self.package != _PLUS
+
+    @property
     def couples_tensors(self) -> bool:
         """Whether the step of one tensor depends on the gradients of the others."""
         return self.has_own_rate or self.clips_all
 
 
 _NESTEROV = (("nesterov", True), ("momentum", 0.9))
+_PLUS = "prodigy-plus-schedule-free"
 _BNB, _DADAPT, _FREE, _MORE = "bitsandbytes", "dadaptation", "schedulefree", "pytorch-optimizer"
 OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
     {
@@ -78,7 +84,7 @@ OPTIMIZERS: Mapping[str, OptimizerEntry] = MappingProxyType(
         "ProdigyPlusScheduleFree": OptimizerEntry(
             "prodigyplus.prodigy_plus_schedulefree",
             "ProdigyPlusScheduleFree",
-            "prodigy-plus-schedule-free",
+            _PLUS,
             has_own_rate=True,
         ),
         "CAME": OptimizerEntry("pytorch_optimizer", "CAME", _MORE),
@@ -232,6 +238,8 @@ def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
     optimizer_class, settings = optimizer_class_and_settings(recipe)
     if settings.get("relative_step"):  # it computes the rate by itself; a given one is an error
         groups = [{**group, "lr": 0.0} for group in groups]
+    if find_optimizer(recipe.optimizer_type).has_one_rate:
+        groups = _with_one_rate(groups)
     if optimizer_class.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
         settings |= _fast(optimizer_class, groups)
     try:
@@ -239,6 +247,15 @@ def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
     except (TypeError, ValueError, AssertionError) as error:
         raise TrainError(f"{recipe.optimizer_type}: {error}; check optimizer_args") from None
     return optimizer
+
+
+def _with_one_rate(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups at their largest rate; those of rate 0 are fixed, since some optimizers would train them too."""
+    for group in groups:
+        if not group["lr"]:
+            for parameter in group["params"]:
+                parameter.requires_grad_(False)
+    return [{**group, "lr": max(other["lr"] for other in groups)} for group in groups]
 
 
 def _fast(make: Callable[..., Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -272,13 +289,31 @@ def optimizer_advice(recipe: Recipe) -> list[str]:
             f"{recipe.optimizer_type} finds the learning rate itself; learning_rate is a factor on it: set 1, "
             f"not {max(rates):g}"
         )
-    if where.has_own_rate and len(rates) > 1:
-        advice.append(f"{recipe.optimizer_type} uses one learning rate for all; unet_lr and text_encoder_lr differ")
-    if where.has_own_rate and any(recipe.up_rate_ratio(part) for part in parts):
-        advice.append(f"{recipe.optimizer_type} finds one learning rate for all; LoRA+ suits AdamW")
+    if where.has_one_rate and (len(rates) > 1 or _has_rates_by_layer(recipe)):
+        advice.append(
+            f"{recipe.optimizer_type} finds one learning rate for all: the largest is used wherever another than 0 is "
+            "set"
+        )
+    if where.name == "Adafactor" and not any(text.startswith("relative_step") for text in recipe.optimizer_args):
+        advice.append(
+            "Adafactor uses learning_rate here; optimizer_args relative_step=True lets it find the rate by itself, as "
+            "kohya's scripts do"
+        )
+    if (
+        recipe.lr_scheduler_type in ("OneCycleLR", "CyclicLR")
+        and "cycle_momentum=False" not in recipe.lr_scheduler_args
+    ):
+        advice.append(f"{recipe.lr_scheduler_type} changes the learning rate alone, not the momentum")
     if "ScheduleFree" in where.name and recipe.lr_scheduler != "constant":
         advice.append(f"{recipe.optimizer_type} needs no schedule; set lr_scheduler constant")
     return advice
+
+
+def _has_rates_by_layer(recipe: Recipe) -> bool:
+    """Whether some layers or factors have a learning rate of their own."""
+    names = "loraplus_lr_ratio loraplus_unet_lr_ratio loraplus_text_encoder_lr_ratio network_reg_lrs"
+    names += " down_lr_weight mid_lr_weight up_lr_weight text_encoder_2_lr"
+    return any(getattr(recipe, name) for name in names.split())
 
 
 def current_learning_rates(optimizer: Optimizer) -> dict[str, float]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from ...errors import TrainError
-from .block_settings import block_rate_weights
+from .block_settings import KOHYA_SDXL_COUNT, block_rate_weights
 from .layer_choice import parse_layer_numbers
 from .lr_schedules import learning_rate_factor
 from .memory_check import memory_problems
@@ -65,7 +65,7 @@ def _network(r: Recipe) -> Iterator[str]:
             yield f"{number[0].pattern}={number[1]:g} is too large; a rank is 1024 or less"
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(r, name)
-        if values is not None and len(values) not in (25, 19):
+        if values is not None and len(values) not in (25, 19, KOHYA_SDXL_COUNT):
             yield f"{name} has {len(values)} values; give 25 (IN00 to IN11, MID, OUT00 to OUT11), or 19 for SDXL"
         if values is not None and min(values) < 0:
             yield f"{name} has {min(values)}; give 0 or more (a rank of 0 makes no modules)"
@@ -192,7 +192,7 @@ def _learning(r: Recipe) -> Iterator[str]:
     if r.ema_decay is not None and "ScheduleFree" in optimizer.name:
         yield f"{r.optimizer_type} averages the weights itself; leave ema_decay out"
     parse_optimizer_args(r.optimizer_args)
-    learning_rate_factor(r, 0, 100)  # raises for a schedule or arguments that are not known
+    learning_rate_factor(r, 0, 1)  # raises for a schedule or arguments that are not known
     if r.early_stopping_patience and not r.validation_split:
         yield "early_stopping_patience ends a run by its validation loss; set validation_split, such as 0.1"
     if r.max_train_epochs is None and r.lr_warmup_steps >= 1 and r.lr_warmup_steps >= r.max_train_steps:

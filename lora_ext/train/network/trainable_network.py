@@ -251,7 +251,9 @@ class TrainableNetwork(nn.Module):
         for layer_id, module in self.factors_by_layer.items():
             weight, ratio = self.module_ranks.rate_weight(layer_id), self.recipe.up_rate_ratio(layer_id.part)
             own = number_for_layer(layer_id, self.recipe.network_reg_lrs)
-            name = parameter_group_name(layer_id) + (f" {layer_id.block}" if weight != 1 else "")
+            name = parameter_group_name(layer_id) + (
+                f" {self.module_ranks.rate_label(layer_id)}" if weight != 1 else ""
+            )
             name += "" if own is None else f" rate {own:g}"
             rate = self.recipe.rate(layer_id.part) * weight if own is None else own
             ups = module.up_parameters() if ratio is not None else []

@@ -50,6 +50,11 @@ class TrainingFileSaver:
             raise TrainError("--output_dir is missing: give the folder for the results")
         return Path(self.recipe.output_dir)
 
+    @property
+    def best_path(self) -> Path:
+        """The path of the file with the lowest validation loss."""
+        return self.folder / f"{self.recipe.output_name}-best.{self.recipe.save_model_as}"
+
     def path(self, *, epoch: int | None = None, step: int | None = None) -> Path:
         """The path of an epoch's or a step's file, or of the run's own file, named as by kohya's scripts."""
         return self.folder / f"{self.stem(epoch=epoch, step=step)}.{self.recipe.save_model_as}"

@@ -19,6 +19,7 @@ from ...file.loading import load_lora_file
 from ...inject import BAKED
 from ...progress import Track
 from ...protocols import HostInterface, SampleSpec, TrainableModel, TrainingModelOptions
+from ..config.block_settings import block_list_notes
 from ..config.layer_choice import is_wider_than_1x1
 from ..config.optimizers import optimizer_class_and_settings
 from ..config.recipe import Recipe
@@ -166,7 +167,8 @@ def report_preflight(
     trained = sum(p.numel() for p in network.parameters())
     report = run_preflight(data, model, parameter_count=trained, world_size=world_size)
     notify(report.text())
-    for sentence in recipe_advice(data.recipe, "v_prediction" if model.prediction == "v" else "epsilon"):
+    advice = recipe_advice(data.recipe, "v_prediction" if model.prediction == "v" else "epsilon")
+    for sentence in (*advice, *block_list_notes(data.recipe, network.family)):
         notify(sentence)
     return report
 

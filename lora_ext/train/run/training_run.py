@@ -24,7 +24,7 @@ from ..config.recipe import Recipe
 from ..data.training_data import load_training_data
 from . import first_pass, hub_upload, resume, sample_images, setup, training_state
 from .error_advice import nan_advice, out_of_memory_advice
-from .output_files import TrainingFileSaver, fixed_run_metadata
+from .output_files import TrainingFileSaver, fixed_run_metadata, remove_saved
 from .preflight import PreflightReport
 from .process_group import ProcessGroup
 from .rate_changes import change_rates, rate_metadata
@@ -268,6 +268,8 @@ class TrainingRun:
         loss = validation.measure(step, epoch or self.state.epoch + 1, self.reporter.notify)
         if self.tracker is not None:
             self.tracker.log_value("loss/validation", loss, step)
+        if validation.lowest()[0] == step:
+            self._write_file(self.saver.best_path)
         self.is_ended_early = validation.has_stopped_improving()
         self.log.restart_timing()
 
@@ -293,11 +295,8 @@ class TrainingRun:
         """Saves the network, and a state beside it where the recipe or `with_state` asks. Returns the file."""
         recipe, path = self.recipe, self.saver.path(epoch=epoch, step=step)
         self._report_rows(self.log.collect_rows(everything=True))
+        path = self._write_file(path)
         if self.process_group.is_main:
-            now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
-            path = self.saver.save(
-                self._lora_file(), path, {**now, **rate_metadata(self.state), "ss_output_name": path.stem}
-            )
             self.saver.record_and_prune(path, epoch=epoch, step=step)
         if (recipe.save_state or with_state) and (epoch is not None or step is not None):
             self._save_state(epoch=epoch, step=step)
@@ -306,6 +305,26 @@ class TrainingRun:
         self.log.restart_timing()
         self.process_group.barrier()
         return path
+
+    def _write_file(self, path: Path) -> Path:
+        """Writes the network as it is now, in the main process. Returns where it is."""
+        if not self.process_group.is_main:
+            return path
+        now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
+        metadata = {**now, **rate_metadata(self.state), "ss_output_name": path.stem}
+        return self.saver.save(self._lora_file(), path, metadata)
+
+    def _keep_best(self, last: Path) -> None:
+        """Tells which file has the lowest validation loss, and removes it where the last one is the same."""
+        if self.validation is None or not self.validation.rows or not self.process_group.is_main:
+            return
+        (step, _, loss), best = self.validation.lowest(), self.saver.best_path
+        if step == self.state.step:
+            remove_saved(best)
+        elif best.exists():
+            self.reporter.notify(
+                f"{best.name} has the lowest validation loss, {loss:.5f} after step {step}; {last.name} has all steps"
+            )
 
     def _save_state(self, *, epoch: int | None = None, step: int | None = None) -> None:
         if not self.process_group.is_main:
@@ -328,6 +347,7 @@ class TrainingRun:
     def _stop(self) -> None:
         """Saves the file and a state, also without `save_state`, because the user stopped the run."""
         path = self._save(step=self.state.step, with_state=True)
+        self._keep_best(path)
         self.reporter.notify(
             f"stopped at step {self.state.step}: saved {path.name}; continue with --resume {self.last_state_folder}"
         )
@@ -335,7 +355,7 @@ class TrainingRun:
     def _finish(self) -> None:
         if self.state.step:
             self._validate(self.epochs)
-        self._save()
+        self._keep_best(self._save())
         if self.recipe.save_state or self.recipe.save_state_on_train_end:
             self._save_state()
         if _is_due(self.epochs, self.recipe.sample_every_n_epochs) and self.state.step:

@@ -188,8 +188,11 @@ class TrainingStepper:
 
     def _set_scheduled_rates(self) -> None:
         """Gives the optimizer the rates of the schedule's position."""
-        at = learning_rate_factor(self.recipe, self.scheduler.last_epoch, self.steps)
-        rates = [base * at for base in self.scheduler.base_lrs]
+        at = self.scheduler.last_epoch
+        rates = [
+            base * learning_rate_factor(self.recipe, at, self.steps, own)
+            for base, own in zip(self.scheduler.base_lrs, self._recipe_rates, strict=True)
+        ]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.scheduler._last_lr = rates

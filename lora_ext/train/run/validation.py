@@ -107,7 +107,7 @@ class Validation:
             head = ["step", "epoch", "loss", *(f"loss_at_{timestep}" for timestep in self.timesteps)]
             with self.path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([head, *self._texts])
-        at, _, lowest = min(self.rows, key=lambda row: row[2])
+        at, _, lowest = self.lowest()
         notify(f"validation after step {step}: loss {loss:.5f}, lowest {lowest:.5f} after step {at}")
         if self.has_stopped_improving():
             notify(f"the validation loss has not fallen since step {at}: the run ends here")
@@ -124,6 +124,10 @@ class Validation:
                 total += objective(batch).double().cpu() * len(batch)
                 count += len(batch)
         return float(total / max(1, count))
+
+    def lowest(self) -> tuple[int, int, float]:
+        """The first measurement with the lowest loss: (step, epoch, loss)."""
+        return min(self.rows, key=lambda row: row[2])
 
     def has_stopped_improving(self) -> bool:
         """Whether the lowest loss is at least `early_stopping_patience` measurements ago."""
