@@ -11,6 +11,7 @@ from PIL import Image
 
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
+from lora_ext.train.data.caption_lists import load_caption_list
 from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.data.dataset_folders import find_subsets
 from lora_ext.train.data.dataset_scan import scan_dataset
@@ -110,6 +111,31 @@ def test_lists_of_captions(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     found = scan_dataset(find_subsets(recipe))
     assert [(p.path.name, p.caption) for p in found.images] == [("a.png", "first"), ("b.png", "sécond, two")]
+
+
+@pytest.mark.parametrize(
+    ("key", "image"),
+    [
+        ("{}/deep/b", "deep/b.png"),  # full paths as kohya's scripts write them
+        ("{}/deep/b.png", "deep/b.png"),
+        ("C:\\\\data\\\\deep\\\\b.png", "deep/b.png"),  # of another machine: the longest end that is here
+        ("C:\\\\old\\\\b.png", "b.png"),
+        ("/home/me/data/deep/b", "deep/b.png"),
+        ("deep\\\\b", "deep/b.png"),
+        ("C:\\\\data\\\\..\\\\b.png", None),
+        ("old/b.png", None),
+    ],
+)
+def test_full_paths_in_kohyas_metadata(tmp_path: Path, key: str, image: str | None) -> None:
+    for name in ("b.png", "deep/b.png"):
+        draw(tmp_path / name)
+    listed = tmp_path / "meta.json"
+    listed.write_text(f'{{"{key.format(tmp_path.as_posix())}": {{"caption": "dog"}}}}', encoding="utf-8")
+    if image is None:
+        with pytest.raises(TrainError, match="has no picture"):
+            load_caption_list(listed, tmp_path)
+    else:
+        assert load_caption_list(listed, tmp_path) == {tmp_path / image: "dog"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
@@ -63,7 +63,24 @@ def load_caption_list(path: Path, folder: Path, column: str = "text") -> dict[Pa
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """A listed image: its path, in the folder or absolute. kohya's metadata may leave the suffix out."""
+    r"""A listed image: its path, in the folder or absolute. kohya's metadata may leave the suffix out.
+
+    A list of another machine, or of before the folder was moved, names files by their full paths there: the longest end
+    of such a path that the folder has is taken. On every system `\` separates folders too, as on Windows.
+    """
+    found = _find_named(folder, name)
+    if found is not None:
+        return found
+    parts = PureWindowsPath(name).parts  # both separators
+    is_full = PureWindowsPath(name).root != "" or PureWindowsPath(name).drive != ""
+    if ".." in parts or (not is_full and "\\" not in name):
+        return None
+    ends = ["/".join(parts[start:]) for start in range(1, len(parts))] if is_full else ["/".join(parts)]
+    return next((path for end in ends if (path := _find_named(folder, end)) is not None), None)
+
+
+def _find_named(folder: Path, name: str) -> Path | None:
+    """An image by its path as it is written."""
     path = folder / name
     if path.is_file():
         return path
