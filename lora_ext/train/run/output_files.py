@@ -82,6 +82,7 @@ class TrainingFileSaver:
                 **self.base_metadata,
                 **file.metadata,
                 **current_metadata,
+                "ss_output_name": path.stem,
                 "ss_training_finished_at": str(time.time()),
             }
         )

@@ -24,7 +24,7 @@ from ..config.recipe import Recipe
 from ..data.training_data import load_training_data
 from . import first_pass, hub_upload, resume, sample_images, setup, training_state
 from .error_advice import nan_advice, out_of_memory_advice
-from .output_files import TrainingFileSaver, fixed_run_metadata, remove_saved
+from .output_files import TrainingFileSaver, fixed_run_metadata
 from .preflight import PreflightReport
 from .process_group import ProcessGroup
 from .rate_changes import change_rates, rate_metadata
@@ -36,7 +36,7 @@ from .training_log import LogRow, PendingNumbers, TrainingLog, TrainingProgress
 from .training_result import TrainingResult
 from .training_state import TrainingState
 from .training_step import TrainingStepper
-from .validation import Validation, open_validation
+from .validation import Validation, is_due, open_validation, report_best
 
 
 @dataclass
@@ -236,28 +236,25 @@ class TrainingRun:
         now, rates = self.state, self.stepper.learning_rates
         numbers = self.stepper.optimizer_step()
         now.step, now.epoch, now.batch = now.step + 1, epoch, batch
-        self.log.add(
-            PendingNumbers.start_copy(
-                now.step, epoch + 1, numbers, (rates.get("unet", math.nan), rates.get("text_encoder", math.nan)), images
-            )
-        )
+        both = rates.get("unet", math.nan), rates.get("text_encoder", math.nan)
+        self.log.add(PendingNumbers.start_copy(now.step, epoch + 1, numbers, both, images))
         self._report_rows(self.log.collect_rows())
         recipe, request = self.recipe, self.take_request() if self.process_group.world_size == 1 else RunRequest()
         change_rates(self.stepper, now, request.lr_factor, self.reporter.notify)
-        if now.step < self.steps and (request.save or _is_due(now.step, recipe.save_every_n_steps)):
+        if now.step < self.steps and (request.save or is_due(now.step, recipe.save_every_n_steps)):
             self._save(step=now.step, with_state=request.save)
         self._validate(None)
-        if request.sample or _is_due(now.step, recipe.sample_every_n_steps):
+        if request.sample or is_due(now.step, recipe.sample_every_n_steps):
             self._generate_samples(None)
         self.is_stop_requested = request.stop
 
     def _after_epoch(self, number: int) -> None:
         """Saves and samples after epoch `number` (from 1); the last epoch's file is saved by `_finish`."""
         recipe = self.recipe
-        if number < self.epochs and _is_due(number, recipe.save_every_n_epochs):
+        if number < self.epochs and is_due(number, recipe.save_every_n_epochs):
             self._save(epoch=number)
         self._validate(number)
-        if _is_due(number, recipe.sample_every_n_epochs):
+        if is_due(number, recipe.sample_every_n_epochs):
             self._generate_samples(number)
 
     def _validate(self, epoch: int | None) -> None:
@@ -310,21 +307,8 @@ class TrainingRun:
         """Writes the network as it is now, in the main process. Returns where it is."""
         if not self.process_group.is_main:
             return path
-        now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch)}
-        metadata = {**now, **rate_metadata(self.state), "ss_output_name": path.stem}
-        return self.saver.save(self._lora_file(), path, metadata)
-
-    def _keep_best(self, last: Path) -> None:
-        """Tells which file has the lowest validation loss, and removes it where the last one is the same."""
-        if self.validation is None or not self.validation.rows or not self.process_group.is_main:
-            return
-        (step, _, loss), best = self.validation.lowest(), self.saver.best_path
-        if step == self.state.step:
-            remove_saved(best)
-        elif best.exists():
-            self.reporter.notify(
-                f"{best.name} has the lowest validation loss, {loss:.5f} after step {step}; {last.name} has all steps"
-            )
+        now = {"ss_steps": str(self.state.step), "ss_epoch": str(self.progress.epoch), **rate_metadata(self.state)}
+        return self.saver.save(self._lora_file(), path, now)
 
     def _save_state(self, *, epoch: int | None = None, step: int | None = None) -> None:
         if not self.process_group.is_main:
@@ -347,7 +331,6 @@ class TrainingRun:
     def _stop(self) -> None:
         """Saves the file and a state, also without `save_state`, because the user stopped the run."""
         path = self._save(step=self.state.step, with_state=True)
-        self._keep_best(path)
         self.reporter.notify(
             f"stopped at step {self.state.step}: saved {path.name}; continue with --resume {self.last_state_folder}"
         )
@@ -355,10 +338,10 @@ class TrainingRun:
     def _finish(self) -> None:
         if self.state.step:
             self._validate(self.epochs)
-        self._keep_best(self._save())
+        self._save()
         if self.recipe.save_state or self.recipe.save_state_on_train_end:
             self._save_state()
-        if _is_due(self.epochs, self.recipe.sample_every_n_epochs) and self.state.step:
+        if is_due(self.epochs, self.recipe.sample_every_n_epochs) and self.state.step:
             self._generate_samples(self.epochs)
         hub_upload.upload_result(self.recipe, self.final_file, self.process_group.is_main, self.reporter.notify)
 
@@ -387,12 +370,9 @@ class TrainingRun:
 
     def _result(self, begun: float, stopped: bool) -> TrainingResult:
         files = [Path(path) for kind in ("epoch", "step") for _, path in self.saver.kept.get(kind, [])]
+        report_best(self.validation, self.saver.best_path, self.final_file, self.state.step, self.reporter.notify)
         final = None if stopped else self.final_file
         return TrainingResult(
             final, self.state.step, self.progress.epoch, self.progress.smoothed, time.monotonic() - begun, stopped,
             (*files, *([final] if final else [])), tuple(self.sample_images), self.last_state_folder,
         )  # fmt: skip
-
-
-def _is_due(number: int, every: int | None) -> bool:
-    return bool(every) and number % int(every or 1) == 0

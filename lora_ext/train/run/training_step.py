@@ -190,7 +190,7 @@ class TrainingStepper:
         """Gives the optimizer the rates of the schedule's position."""
         at = self.scheduler.last_epoch
         rates = [
-            base * learning_rate_factor(self.recipe, at, self.steps, own)
+            base * learning_rate_factor(self.recipe, at, self.steps, float(own))
             for base, own in zip(self.scheduler.base_lrs, self._recipe_rates, strict=True)
         ]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):

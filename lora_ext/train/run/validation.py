@@ -19,6 +19,7 @@ from ..config.recipe import Recipe
 from ..data.dataset import Dataset
 from ..data.training_data import load_validation_data
 from . import setup
+from .output_files import remove_saved
 from .process_group import ProcessGroup
 from .textual_inversion import TrainableEmbedding
 from .training_step import TrainingStepper
@@ -81,7 +82,7 @@ class Validation:
         """Whether the loss is measured after a step, or after an epoch where `epoch` is its number."""
         by_steps, by_epochs = self.recipe.validate_every_n_steps, self.recipe.validate_every_n_epochs
         if epoch is None:
-            return bool(by_steps) and step % int(by_steps or 1) == 0
+            return is_due(step, by_steps)
         is_measured = bool(self.rows) and self.rows[-1][0] == step
         return not is_measured and (epoch % by_epochs == 0 if by_epochs else not by_steps)
 
@@ -180,3 +181,29 @@ def open_validation(
     validation.load_rows(step)
     notify(f"{len(data.images)} pictures are kept apart for validation")
     return validation
+
+
+def report_best(
+    validation: Validation | None, best: Path, last: Path | None, step: int, notify: Callable[[str], None]
+) -> None:
+    """Tells at the end of a run which file has the lowest loss, and removes it where the last one is the same.
+
+    Args:
+        validation: What was measured; None without validation.
+        best: The file that was saved when the lowest loss was measured.
+        last: The file of all steps.
+        step: Optimizer steps done.
+        notify: Called with the sentence.
+    """
+    if validation is None or validation.path is None or last is None or not validation.rows:
+        return
+    at, _, loss = validation.lowest()
+    if at == step:
+        remove_saved(best)
+    elif best.exists():
+        notify(f"{best.name} has the lowest validation loss, {loss:.5f} after step {at}; {last.name} has all steps")
+
+
+def is_due(number: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps or epochs happens after this one; never without a number."""
+    return bool(every) and number % int(every or 1) == 0
