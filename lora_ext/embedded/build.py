@@ -2,7 +2,9 @@
 
 Draws the images, trains the autoencoder, then the U-Net and the text encoder, writes the checkpoint
 and says what share of the fixed prompts the images obey. Stopped and started again with the same
-folder, it goes on where it was. (`lora_ext.training.sample_loras` trains the LoRAs for it.)
+folder, it goes on where it was. With `--earlier FOLDER` it goes on from a model made before, whose encoder it
+keeps (`python -m lora_ext merge --sd_model CHECKPOINT --save_to FOLDER` writes such a folder).
+(`lora_ext.training.sample_loras` trains the LoRAs for it.)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 
 from .export import export_checkpoint
 from .sampling import EmbeddedNetworks, sample_images
@@ -24,9 +27,11 @@ def parse_build_arguments() -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m lora_ext.embedded.build", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and what is half done")
+    parser.add_argument("--earlier", type=Path, help="diffusers folder of the model to go on from")
     parser.add_argument("--vae-minutes", type=float, default=12)
     parser.add_argument("--decoder-minutes", type=float, default=6)
     parser.add_argument("--minutes", type=float, default=40, help="for the U-Net and the text encoder")
+    parser.add_argument("--rate", type=float, default=8e-4, help="their highest learning rate")
     parser.add_argument("--pictures", type=int, default=8000)
     parser.add_argument("--processes", type=int, default=2, help="of one thread each, for the U-Net")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for everything else")
@@ -40,6 +45,9 @@ def main() -> None:
     work: Path = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     write_tokenizer(options.out / "tokenizer")
+    if options.earlier:
+        vae = AutoencoderKL.from_pretrained(options.earlier, subfolder="vae")
+        torch.save(vae.state_dict(), work / "vae.pt")
     vae = train_vae(work, options.vae_minutes)
     (work / "peers").unlink(missing_ok=True)
     torch.multiprocessing.spawn(run_training_process, (options, work), options.processes)
@@ -56,14 +64,14 @@ def run_training_process(rank: int, options: argparse.Namespace, work: Path) -> 
     """One of the processes that train the U-Net and the text encoder, on images of its own."""
     torch.set_num_threads(1)
     vae = train_vae(work, 0)  # made already: this reads it
-    nets = new_networks(options.out / "tokenizer", vae)
+    nets = new_networks(options.out / "tokenizer", vae, options.earlier)
     examples = make_examples(
         vae, nets.tokenizer, plain_scenes(options.pictures // options.processes, 3 + rank), 4 + rank
     )
     peers = LocalSgdProcess(rank, options.processes)
     peers.join(work)
     torch.manual_seed(100 + rank)
-    train_unet(nets, examples, work, options.minutes, process=peers)
+    train_unet(nets, examples, work, options.minutes, options.rate, peers)
 
 
 def save_prompt_sheet(nets: EmbeddedNetworks, prompts: tuple[str, ...], path: Path) -> float:

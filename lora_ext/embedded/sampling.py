@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from einops import rearrange
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -48,18 +48,30 @@ def sample_images(
     Returns:
         The images, in the order of the captions.
     """
-    ids = tokenize_captions(nets.tokenizer, ["", *captions])
-    states = nets.text_encoder(ids)[0]
-    context = torch.cat([states[:1].expand(len(captions), -1, -1), states[1:]])
     latents = torch.cat(
         [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(captions))]
     )
     scheduler = new_scheduler()
     scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps:
-        without, with_caption = nets.unet(torch.cat([latents, latents]), t, context).sample.chunk(2)
-        noise = without + cfg * (with_caption - without)
-        latents = scheduler.step(noise, t, latents).prev_sample
+    latents = denoise(nets, latents, captions, scheduler, scheduler.timesteps, cfg)
     decoded = torch.cat([nets.vae.decode(part / SCALE_FACTOR).sample for part in latents.split(20)])
     pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)
     return [Image.fromarray(rearrange(image, "c h w -> h w c")) for image in pixels]
+
+
+@torch.no_grad()
+def denoise(
+    nets: EmbeddedNetworks,
+    latents: torch.Tensor,
+    captions: Sequence[str],
+    scheduler: DDIMScheduler,
+    timesteps: torch.Tensor,
+    cfg: float,
+) -> torch.Tensor:
+    """Scaled latents (n, 4, 8, 8), noisy as at the first of `timesteps`, after DDIM's steps with guidance `cfg`."""
+    states = nets.text_encoder(tokenize_captions(nets.tokenizer, ["", *captions]))[0]
+    context = torch.cat([states[:1].expand(len(captions), -1, -1), states[1:]])
+    for t in timesteps:
+        without, with_caption = nets.unet(torch.cat([latents, latents]), t, context).sample.chunk(2)
+        latents = scheduler.step(without + cfg * (with_caption - without), t, latents).prev_sample
+    return latents

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from tqdm import tqdm
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .models import SCALE_FACTOR, new_scheduler, new_text_encoder, new_unet
 from .sampling import EmbeddedNetworks, sample_images, tokenize_captions
@@ -27,7 +27,7 @@ FULL_LENGTH_EVERY, FULL_LENGTH_AFTER = 4, 0.85
 # colours too visible in the noisiest latents (see LATENT_STD), and the model would rely on them.
 NOISE_OFFSET = 0.2
 EMPTY_CAPTIONS = 0.1
-MAX_LOSS_WEIGHT = 80
+MAX_LOSS_WEIGHT = 12
 SYNC_STEPS = 8
 CHECKPOINT_SECONDS = 120
 CAPTIONS_PER_IMAGE = 3
@@ -69,19 +69,22 @@ class NoiseLoss:
     """The squared error of predicted noise, weighed as that of v (Salimans & Ho 2022, arXiv 2202.00512).
 
     Plain errors of noise hardly count where almost all is noise, and there a caption decides the shape.
-    Half of the weight goes into how often a time step is drawn, half into its loss.
+    Part of the weight goes into how often a time step is drawn, part into its loss. Half of the steps are drawn
+    evenly: with v's weight alone those with little noise, which draw the edges, are hardly ever seen.
     """
 
     def __init__(self) -> None:
         self.alphas = new_scheduler().alphas_cumprod
         # The latents' spread is one half, so their signal-to-noise ratio is a quarter of the schedule's.
         ratio = 0.25 * self.alphas / (1 - self.alphas)
-        self.weight = ((1 + ratio) / ratio).clamp(max=MAX_LOSS_WEIGHT).sqrt()
+        weight = ((1 + ratio) / ratio).sqrt()
+        self.share = 0.5 * weight / weight.sum() + 0.5 / len(weight)
+        self.weight = weight.clamp(max=MAX_LOSS_WEIGHT)
 
     def __call__(self, nets: EmbeddedNetworks, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The loss of a batch: latents (n, 4, h, w), ids (n, tokens)."""
         size = len(latents)
-        t = torch.multinomial(self.weight, size, replacement=True)
+        t = torch.multinomial(self.share, size, replacement=True)
         noise = torch.randn_like(latents) + NOISE_OFFSET * torch.randn(size, 4, 1, 1)
         alpha = self.alphas[t][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -225,8 +228,14 @@ def save_progress_sheet(nets: EmbeddedNetworks, average: ParameterAverage, out: 
     tqdm.write(f"step {step}: {share_obeyed(images, prompts):.0%} of {len(prompts)} prompts obeyed")
 
 
-def new_networks(tokenizer_folder: Path, vae: AutoencoderKL, seed: int = 2) -> EmbeddedNetworks:
-    """The trained autoencoder with a fresh U-Net and text encoder."""
+def new_networks(
+    tokenizer_folder: Path, vae: AutoencoderKL, earlier: Path | None = None, seed: int = 2
+) -> EmbeddedNetworks:
+    """The trained autoencoder with a fresh U-Net and text encoder, or with those of an earlier model's folder."""
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-    return EmbeddedNetworks(tokenizer, new_text_encoder(len(tokenizer)), new_unet(), vae)
+    nets = EmbeddedNetworks(tokenizer, new_text_encoder(len(tokenizer)), new_unet(), vae)
+    if earlier is not None:
+        nets.unet.load_state_dict(UNet2DConditionModel.from_pretrained(earlier, subfolder="unet").state_dict())
+        nets.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(earlier, subfolder="text_encoder").state_dict())
+    return nets

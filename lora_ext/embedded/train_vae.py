@@ -14,16 +14,20 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .models import SCALE_FACTOR, new_scheduler, new_vae
-from .sampling import EmbeddedNetworks, tokenize_captions
-from .shapes import ALL_SHAPES, SCENE_PIXELS, STYLES, Scene, caption, draw_scene, random_scene
+from .sampling import EmbeddedNetworks, denoise
+from .shapes import ALL_SHAPES, SCENE_PIXELS, SHAPES, STYLES, Scene, caption, draw_scene, random_scene
 
 # Spread of the latents the U-Net sees. SD's noise schedule stops short of pure noise; at unit spread a
 # image's mean colour would still show through at the last step, and sampling from pure noise would
 # then get colours wrong. At half the spread much less of it remains.
 LATENT_STD = 0.5
 KL_WEIGHT = 3e-4
+# How often the base model is shown each shape: more where fewer of its pictures are obeyed.
+SHAPE_SHARES = {"circle": 1.0, "square": 1.1, "triangle": 1.2, "cross": 1.2, "ring": 1.8, "diamond": 1.6}
 # The first part of the training sees crops of half the images' size: four times as many for the same time.
 CROP, CROP_BATCH, FULL_BATCH, CROP_SHARE = 32, 16, 6, 0.7
+# Noise on the latents that the decoder learns from, of which up to so much; and how many are the images' own.
+DECODER_NOISE, OWN_LATENTS = 0.04, 0.35
 
 
 def draw_scenes(scenes: list[Scene]) -> np.ndarray:
@@ -42,9 +46,10 @@ def varied_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def plain_scenes(count: int, seed: int) -> list[Scene]:
-    """The scenes the base model is shown: plain ones of the shapes that are not held out."""
+    """The scenes the base model is shown: plain ones of the shapes that are not held out, the hard ones more often."""
     rng = np.random.default_rng(seed)
-    return [random_scene(rng) for _ in range(count)]
+    share = np.array([SHAPE_SHARES[name] for name in SHAPES])
+    return [random_scene(rng, shape=str(rng.choice(list(SHAPES), p=share / share.sum()))) for _ in range(count)]
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -102,11 +107,11 @@ def train_vae(out: Path, minutes: float, count: int = 4000, seed: int = 1) -> Au
     return vae
 
 
-def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: int = 4000, seed: int = 5) -> None:
+def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: int = 6000, seed: int = 5) -> None:
     """Train the decoder alone for so many minutes more, so that latents (and what was trained on them) stay valid.
 
-    Half of what it is given are the images' own latents with a little noise, the other half what the U-Net makes
-    of them when they are noised: it learns to draw crisply what the U-Net leaves vague.
+    What it is given are the images' own latents, a little noisy, and those that the U-Net samples from them once
+    they are noised: it learns to draw crisply what the U-Net leaves vague.
     """
     path, vae = out / "decoder.pt", nets.vae
     if path.exists():
@@ -114,22 +119,25 @@ def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: in
         return
     scenes = varied_scenes(count // 2, seed) + plain_scenes(count // 2, seed)
     images = draw_scenes(scenes)
-    latents = torch.cat([latent_means(vae, to_tensor(images[i : i + 100])) for i in range(0, count, 100)])
-    given = latents.clone()
-    for part in torch.arange(count // 2, count).split(100):
-        given[part] = denoised_latents(nets, latents[part], [caption(scenes[i]) for i in part.tolist()])
+    latents = latent_means(vae, to_tensor(images))
+    given, rng = latents.clone(), np.random.default_rng(seed)
+    for part in torch.arange(count // 2, count).split(50):
+        given[part] = resampled_latents(nets, latents[part], [caption(scenes[i], rng) for i in part.tolist()], rng)
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start, mean = time.monotonic(), 0.1
     bar = tqdm(total=round(60 * minutes), desc="decoder", unit="s", mininterval=10)
     while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress, 1e-3)
+            group["lr"] = learning_rate(progress, 8e-4, hold=0.3)
         chosen = torch.randint(count, (FULL_BATCH,))
-        noisy = given[chosen] + 0.05 / SCALE_FACTOR * torch.randn(FULL_BATCH, *latents.shape[1:])
-        loss = F.l1_loss(vae.decode(noisy).sample, to_tensor(images[chosen.numpy()]))
+        own = torch.rand(FULL_BATCH, 1, 1, 1) < OWN_LATENTS
+        clean = torch.where(own, latents[chosen], given[chosen])
+        noise = DECODER_NOISE / SCALE_FACTOR * torch.rand(FULL_BATCH, 1, 1, 1) * torch.randn_like(clean)
+        decoded, wanted = vae.decode(clean + noise).sample, to_tensor(images[chosen.numpy()])
+        loss = F.l1_loss(decoded, wanted)
         optimiser.zero_grad()
-        loss.backward()
+        (loss + 0.5 * F.mse_loss(decoded, wanted)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         mean = 0.98 * mean + 0.02 * loss.item()
@@ -138,19 +146,15 @@ def sharpen_decoder(nets: EmbeddedNetworks, out: Path, minutes: float, count: in
     torch.save(vae.state_dict(), path)
 
 
-@torch.no_grad()
-def denoised_latents(
-    nets: EmbeddedNetworks, latents: torch.Tensor, captions: list[str], most: int = 400
+def resampled_latents(
+    nets: EmbeddedNetworks, latents: torch.Tensor, captions: list[str], rng: np.random.Generator
 ) -> torch.Tensor:
-    """What the U-Net takes unscaled latents (n, 4, 8, 8) for, once they are noised to steps below `most`."""
-    alpha = new_scheduler().alphas_cumprod
-    steps = torch.randint(most, (len(latents),))
-    clean, noise = latents * SCALE_FACTOR, torch.randn_like(latents)
-    a = alpha[steps][:, None, None, None]
-    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-    context = nets.text_encoder(tokenize_captions(nets.tokenizer, captions))[0]
-    noise = nets.unet(noisy, steps, context).sample
-    return (noisy - (1 - a).sqrt() * noise) / a.sqrt() / SCALE_FACTOR
+    """What the U-Net samples of unscaled latents (n, 4, 8, 8), noised to a step below 450, at a guidance of 1 to 5."""
+    scheduler, last, cfg = new_scheduler(), rng.uniform(51, 450), rng.uniform(1, 5)
+    scheduler.set_timesteps(20)
+    steps = scheduler.timesteps[scheduler.timesteps <= last]
+    noisy = scheduler.add_noise(latents * SCALE_FACTOR, torch.randn_like(latents), steps[:1])
+    return denoise(nets, noisy, captions, scheduler, steps, cfg) / SCALE_FACTOR
 
 
 def random_batch(images: np.ndarray, crop: bool) -> torch.Tensor:
