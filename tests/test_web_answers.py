@@ -35,8 +35,9 @@ if not Path(CHECKPOINT).is_file():
     pytest.skip("no embedded model in this installation", allow_module_level=True)
 RECORDED = Path(__file__).parent / "data" / "web_answers.json"
 ONE_STEP = {"steps": 1, "cfg": 1.0, "sampler": "Euler", "seed": 5, "prompt": "a circle"}
-TIMES = set("time created started ended begun left thumb memory seconds have library used".split())
-"""Fields with times and sizes that differ from run to run."""
+VERSIONS = {"lora_ext_version", "ss_sd_scripts_commit_hash"}
+TIMES = set("time created started ended begun left thumb memory seconds have library used".split()) | VERSIONS
+"""Fields with times and sizes that differ from run to run, and with the version by which a file was made."""
 SENTENCES = set("help text notes log warning reason error skipped infotext warnings told damaged measured".split())
 """Fields with sentences, which other tests look at."""
 PROGRESS = {"state", "done", "total", "text", "started", "ended", "left"}
