@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ PATIENCE = 600_000
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
-PHOTOS, EPOCHS, REPEATS = 12, 3, 6
+PHOTOS, EPOCHS, REPEATS = 12, 5, 10
 """What is trained on, and for how long: a recording has no time for more."""
 
 
@@ -80,14 +81,23 @@ class Recorder:
             self.frames.append(frame)
             self.times.append(milliseconds)
 
-    def watch(self, done: Callable[[], bool], every: float, shown: int) -> None:
-        """Adds a frame every few seconds, each shown for some milliseconds, until something is done."""
-        for _ in range(int(PATIENCE / 1000 / every)):
-            if done():
-                return
+    def watch(self, done: Callable[[], bool], every: float, shown: int, most: int = 40) -> None:
+        """Adds what the page shows every few seconds until something is done, in at most a number of frames.
+
+        Args:
+            done: whether it is done.
+            every: seconds between two looks.
+            shown: for how many milliseconds each frame is shown.
+            most: number of frames; more are thinned out evenly, since machines differ in how long it takes.
+        """
+        first, end = len(self.frames), time.monotonic() + PATIENCE / 1000
+        while not done():
+            assert time.monotonic() < end, "it was not done in time"
             self.take(shown)
             self.page.wait_for_timeout(every * 1000)
-        raise AssertionError("it was not done in time")
+        step = max(1, -(-(len(self.frames) - first) // most))
+        self.frames[first:] = self.frames[first::step]
+        self.times[first:] = [shown] * (len(self.frames) - first)
 
     def save(self, name: str) -> None:
         """Writes the still, and the recording where the still is another than before or there is no recording."""
@@ -196,6 +206,7 @@ def photos_to_lora(page: Any, server: Server) -> None:
     for label, value in (("epochs", EPOCHS), ("dataset repeats", REPEATS)):
         panel.get_by_label(label, exact=True).fill(str(value))
     panel.get_by_text("All settings, and why").click()
+    panel.locator(".lx-regularisation input").first.uncheck()  # a hundred pictures would be drawn first
     recorder.click(panel.get_by_role("button", name="Train", exact=True), 900)
     recorder.watch(lambda: panel.get_by_text("sheet.png").count() > 0, 3, 200)
     page.wait_for_timeout(500)

@@ -20,7 +20,7 @@ from ui.program import ROOT, Server, dataset
 from ui.steps import choose, ended, go
 
 COLOURS = 128
-PATIENCE = 60_000
+PATIENCE = 600_000
 CIRCLE = "a red circle on a blue background"
 NOTES = {
     "activation text": "framed",
