@@ -29,7 +29,7 @@ PATIENCE = 600_000
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
-PHOTOS, EPOCHS, REPEATS = 12, 5, 10
+PHOTOS, EPOCHS, REPEATS = 12, 4, 10
 """What is trained on, and for how long: a recording has no time for more."""
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ui.program import ROOT, Server, dataset
 from ui.steps import choose, ended, go
 
-COLOURS = 128
+COLOURS = 256
 PATIENCE = 600_000
 CIRCLE = "a red circle on a blue background"
 NOTES = {
@@ -87,7 +87,7 @@ def weights(page: Any) -> None:
     panel.locator(".lx-preview summary").click()
     panel.get_by_role("button", name="Draw preview").click()
     panel.locator(".lx-result:not(.busy) > .lx-wiper").wait_for()
-    save(page, "weights", 980)
+    save(page, "weights", 1200)
 
 
 def regions(page: Any) -> None:
