@@ -22,11 +22,11 @@ from .train_command import TerminalHost
 SAMPLE_LORAS: dict[str, dict[str, Any]] = {
     "framed": {
         "network_module": "lierla", "network_dim": 8, "network_alpha": 8, "conv_dim": None, "conv_alpha": None,
-        "training_comment": "LierLa: puts a frame around every picture",
+        "max_train_epochs": 26, "training_comment": "LierLa: puts a frame around every picture",
     },
     "striped": {
         "network_module": "c3lier", "network_dim": 4, "network_alpha": 4, "conv_dim": 4, "conv_alpha": 4,
-        "training_comment": "C3Lier: draws every shape with diagonal stripes",
+        "max_train_epochs": 20, "training_comment": "C3Lier: draws every shape with diagonal stripes",
     },
 }  # fmt: skip
 TRAINING_IMAGE_COUNT, SCORED_IMAGE_COUNT = 600, 20
@@ -37,7 +37,6 @@ def main() -> None:
     """Generates the data sets, trains, and prints which share of new images has the style."""
     parser = argparse.ArgumentParser(prog="python -m lora_ext.training.sample_loras", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the LoRAs and their pictures")
-    parser.add_argument("--epochs", type=int, default=6)
     options = parser.parse_args()
     base = toy_task.TOY_SETTINGS
     model = load_settings_model(base)
@@ -52,8 +51,8 @@ def main() -> None:
             [shapes.caption(s, rng) for s in scenes[SCORED_IMAGE_COUNT:]],
         )
         settings = {
-            "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3,
-            "max_train_epochs": options.epochs, "save_every_n_epochs": None, **network,
+            "output_name": style, "save_precision": "fp16", "learning_rate": 1e-3, "text_encoder_lr": 1e-4,
+            "train_batch_size": 16, "v_pred_like_loss": None, "save_every_n_epochs": None, **network,
         }  # fmt: skip
         host = TerminalHost(True)
         with host.stopping_on_signals():
