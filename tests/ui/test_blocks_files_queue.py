@@ -120,3 +120,4 @@ def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) ->
     view.locator(".lx-also").get_by_role("button", name="Show").click()
     view.get_by_role("button", name="Stop", exact=True).click()
     view.locator(".lx-job-words b", has_text="cancelled").wait_for(timeout=LONG)
+    server.idle()  # the other one, which has begun

@@ -65,7 +65,7 @@ pytestmark = [pytest.mark.long, pytest.mark.flaky(reruns=1)]
 
 def words(text: str) -> set[str]:
     """The words of a text, without numbers and dates, whose hour may have a word for the part of the day."""
-    return set(re.findall(_WORDS, re.sub(r"\d+年\d+月\d+日(?: [^\W\d]{2}(?=\d))?", " ", text)))
+    return set(re.findall(_WORDS, re.sub(r"\d+年\d+月\d+日(?: [^\W\d]{2}(?=\d))?|\d[\d.]*e[-+]?\d+", " ", text)))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,7 @@ def test_every_state(
         pytest.skip("this page has fewer looks")
     theme, locale, width, size = looks[number]
     found: dict[str, Any] = {}
+    server.idle()
     server.clean()
     with fresh(browser, 60_000, locale=locale if TABLES[locale] else "ja-JP", width=width) as (page, errors):
         for state in opened(page, server, theme, locale, size):

@@ -201,7 +201,8 @@ export function table(heads, rows) {
     const cell = (/** @type {Child} */ value) => h("td", typeof value === "number" ? { class: "number" } : {}, value);
     return h(
         "div",
-        { class: "lx-scroll", tabindex: 0, role: "region", "aria-label": heads.join(", ") },
+        // a group, not a region: several tables of a page may have the same columns, and landmarks must differ
+        { class: "lx-scroll", tabindex: 0, role: "group", "aria-label": heads.join(", ") },
         h(
             "table",
             { class: "lx-table" },
