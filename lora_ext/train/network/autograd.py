@@ -80,8 +80,8 @@ def prepare_forward(
 class LinearLoraFunction(torch.autograd.Function):
     """output + scale · U·D·x of a Linear layer.
 
-    Shapes: x (…, in); output (…, out), or a tuple with one that may be written to; weight (out, in) or None; down
-    (R, in); up (R, out). See the module's docstring.
+    Shapes: x (…, in); output (…, out), or a tuple with one that may be written to; weight (out, in), (out, in, 1, 1) or
+    None; down (R, in); up (R, out). See the module's docstring.
     """
 
     @staticmethod
@@ -119,8 +119,10 @@ class LinearLoraFunction(torch.autograd.Function):
         low_grad = scaled_matmul(g, ctx.up.t(), selection.scale)
         x_grad = None
         if ctx.needs_input_grad[0]:
-            plain = ctx.weight is None
-            x_grad = low_grad @ ctx.down if plain else (g @ ctx.weight.to(g.dtype)).addmm_(low_grad, ctx.down)
+            if ctx.weight is None:
+                x_grad = low_grad @ ctx.down
+            else:
+                x_grad = (g @ ctx.weight.to(g.dtype).flatten(1)).addmm_(low_grad, ctx.down)
             x_grad = x_grad.to(ctx.x_dtype).view(ctx.x_shape)
         down_grad: tuple[Tensor | None, ...] = (None,) * half
         if flat is not None:

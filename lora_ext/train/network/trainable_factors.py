@@ -283,8 +283,9 @@ class TrainableFactors(TrainableLayer):
         if weight is not None and is_product_of_pixels(module, x, output):
             # the pixels of images with the channels last are rows, as tokens are
             rows, into = x.permute(0, 2, 3, 1), (output.permute(0, 2, 3, 1),)
-            flat = weight.flatten(1), down.flatten(1), up
-            summed: Tensor = LinearLoraFunction.apply(rows, into, *flat, selection, *self.trained_parameters)
+            factors = down.flatten(1), up
+            # the weight as it is: a flat view would keep what a swapped block gives back
+            summed: Tensor = LinearLoraFunction.apply(rows, into, weight, *factors, selection, *self.trained_parameters)
             return summed.permute(0, 3, 1, 2)
         x, conv_options = prepare_convolution(module, x)
         return ConvLoraFunction.apply(x, into, weight, down, up, selection, conv_options, *self.trained_parameters)
