@@ -28,9 +28,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With LORA_EXT_LONG_TESTS=0 to 3, runs every fourth of the tests that are marked `long`, from that one on."""
+    """With LORA_EXT_LONG_TESTS=0 to 5, runs every sixth of the tests that are marked `long`, from that one on."""
     if part := os.environ.get("LORA_EXT_LONG_TESTS"):
         marked = [item for item in items if item.get_closest_marker("long")]
-        others = [item for number, item in enumerate(marked) if number % 4 != int(part) % 4]
+        others = [item for number, item in enumerate(marked) if number % 6 != int(part) % 6]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
