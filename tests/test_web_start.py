@@ -265,7 +265,7 @@ def test_settings_are_suggested_with_reasons_and_make_a_recipe(api: Client) -> N
     values = {row["name"]: row["value"] for row in found["settings"]}
     assert all(row["reason"] for row in found["settings"])
     assert (values["resolution"], values["network_dim"], values["caption_prefix"]) == ("64", 8, "mycat,")
-    assert (found["prompts"], found["pictures"]) == ("mycat --d 1", 2)
+    assert (found["prompts"], found["pictures"]) == ("my mycat --d 1", 2)  # a caption with the trigger word
     settings = {**values, "output_name": "mycat", "train_data_dir": "cat", "metadata_trigger_phrase": "mycat"}
     assert TrainingRuns(api.app_state).recipe_from_form(settings).max_train_epochs == 10
     assert str(api.root) not in json.dumps(found)

@@ -91,9 +91,19 @@ def suggest_for_pictures(
     )
 
 
-def sample_prompt_line(trigger: str) -> str:
-    """The sample prompt of a run: the trigger word with a fixed seed, so that epochs can be compared."""
-    return f"{trigger} --d 1"
+def sample_prompt_line(scan: DatasetScan, trigger: str) -> str:
+    """The sample prompt of a run, with a fixed seed, so that epochs can be compared.
+
+    It is the first caption that has the trigger word, for a word alone shows less of what was learned; without one it
+    is the trigger word.
+
+    Args:
+        scan: The pictures.
+        trigger: The trigger word.
+    """
+    captions = (" ".join(image.caption.split()) for image in scan.images)
+    fitting = (text for text in captions if trigger.lower() in text.lower() and "--" not in text)
+    return f"{next(fitting, trigger)} --d 1"
 
 
 def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingSituation:

@@ -159,7 +159,7 @@ def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> 
         regularisation=OfferedRegularisation(
             bool(why.value), why.reason, why.template, list(why.values), _rows(offer.settings)
         ),
-        prompts=sample_prompt_line(options.trigger.strip()),
+        prompts=sample_prompt_line(scan, options.trigger.strip()),
         pictures=len(scan.images),
         duplicates=[
             DuplicatePicture(displayed_name(path.name), displayed_name(first.name))
