@@ -124,6 +124,11 @@ class LibrarySearch:
             answers[query] = self._find(query)
         return answers[query]
 
+    @property
+    def pending_count(self) -> int:
+        """How many files had no summary yet when the answers were made; one asked for later may say 0 too early."""
+        return self._pending
+
     def _look(self) -> None:
         """Forgets the answers where files or marks changed, and from time to time while files are still being read."""
         version, pending = (self.catalogue.version, self.marks.version), self.catalogue.pending_count

@@ -134,7 +134,7 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
         errors = [*app_state.library.errors, *filter(None, [app_state.marks.problem])]
         return LibraryPage(
             total=len(found.entries),
-            pending=app_state.catalogue.pending_count,
+            pending=app_state.search.pending_count,
             rows=[library_row(app_state, entry, query.search) for entry in found.entries[offset : offset + limit]],
             facets=found.facets,
             letters=found.letters,
