@@ -335,7 +335,7 @@ class JobQueue:
             if never_began:
                 self._end(job, JOB_CANCELLED)
         if never_began:
-            self._history.add(job.details(), self._ended_jobs())
+            self._keep(job)
         return job
 
     def forget(self, name: str) -> None:
@@ -349,6 +349,7 @@ class JobQueue:
         """
         job = self.cancel(name)
         if job.state in JOB_ENDED_STATES:
+            job.ended_event.wait()
             with self._lock:
                 self._jobs.pop(job.id, None)
             self._history.replace(self._ended_jobs())
@@ -384,11 +385,17 @@ class JobQueue:
                 job.error, state = f"{type(error).__name__}: {error}", JOB_FAILED
         with self._lock:
             self._end(job, state)
-        self._history.add(job.details(), self._ended_jobs())
+        self._keep(job)
 
     def _end(self, job: Job, state: JobState) -> None:
         job.state, job.ended = state, time.time()
-        job.ended_event.set()
+
+    def _keep(self, job: Job) -> None:
+        """Writes an ended job into the history before those who wait for its end go on: what they forget stays so."""
+        try:
+            self._history.add(job.details(), self._ended_jobs())
+        finally:
+            job.ended_event.set()
 
     # --- between starts
 

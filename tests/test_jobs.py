@@ -138,27 +138,20 @@ def test_unknown_and_forgotten() -> None:
 
 def test_ended_jobs_are_there_after_a_start(tmp_path: Path) -> None:
     history = tmp_path / "jobs.json"
-    jobs = JobQueue(history_path=history)
-    job = jobs.start("merge", "<b>x</b>", lambda job: {"files": ["a"]})
-    job.ended_event.wait(10)
-    for _ in range(200):
-        if history.exists():
-            break
-        time.sleep(0.01)
+    job = run(history, "<b>x</b>")
     again = JobQueue(history_path=history).get(job.id)
-    assert (again.state, again.title, again.result) == (JOB_DONE, "<b>x</b>", {"files": ["a"]})
+    assert (again.state, again.title, again.result) == (JOB_DONE, "<b>x</b>", "<b>x</b>")
     history.write_text("{", encoding="utf-8")
     assert JobQueue(history_path=history).list_jobs() == []
 
 
-def run(history: Path, title: str, **options: int) -> None:
-    """Runs a job, and waits until the thread that ran it has written it into the history."""
-    before = set(threading.enumerate())
+def run(history: Path, title: str, **options: int) -> Job:
+    """Runs a job; when it has ended, it is in the history."""
     jobs = JobQueue(history_path=history, **options)
-    jobs.start("merge", title, lambda job: title).ended_event.wait(10)
-    jobs.close()  # waits for nothing
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10)
+    job = jobs.start("merge", title, lambda job: title)
+    assert job.ended_event.wait(10)
+    jobs.close()
+    return job
 
 
 def test_an_ended_job_adds_one_line_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
