@@ -323,6 +323,23 @@ def test_values_that_turn_nothing_on_are_accepted(given: dict[str, Any]) -> None
     assert recipe_from_settings(given, notify=said.append) == Recipe() and not said
 
 
+def test_a_line_of_texts_keeps_quoted_values_and_windows_paths() -> None:
+    line = r"""a=C:\loras\x "b=0.9, 0.99" 'c=D:\my cat'"""
+    texts = (r"a=C:\loras\x", "b=0.9, 0.99", r"c=D:\my cat")
+    assert recipe_from_settings({"optimizer_args": line}).optimizer_args == texts
+    own = {"optimizer_type": "Adafactor", "lr_scheduler": "adafactor", "optimizer_args": line}
+    assert recipe_from_settings(own).optimizer_args[2:] == texts
+    assert recipe_from_settings({"adam_epsilon": 1e-8, "optimizer_args": line}).optimizer_args[1:] == texts
+    rules = recipe_from_settings({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": "'step_rules=1:10, 0.1'"})
+    assert rules.lr_scheduler_args == ("step_rules=1:10, 0.1",)
+    assert recipe_from_settings({"network_args": r"network_include='down blocks\x'"}).network_include == (
+        "down",
+        r"blocks\x",
+    )
+    with pytest.raises(TrainError, match=r"optimizer_args: .* No closing quotation"):
+        recipe_from_settings({"optimizer_args": "a='b"})
+
+
 def test_a_folder_may_be_called_none_in_capitals() -> None:
     assert recipe_from_settings({"output_dir": "NONE", "resume": "none"}) == Recipe(output_dir="NONE")
 

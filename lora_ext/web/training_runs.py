@@ -15,9 +15,10 @@ from ..file.folder_listing import load_metadata_quickly
 from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
 from ..progress import track_with_callback
+from ..train.config.listed_texts import listed_texts
 from ..train.config.other_trainers_options import OTHER_TRAINERS_OPTIONS
 from ..train.config.recipe import Recipe, recipe_options
-from ..train.config.recipe_io import listed_texts, recipe_from_settings, recipe_option_type
+from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
 from ..train.data.training_data import load_training_data
 from ..train.run.preflight import PreflightReport, run_preflight
 from ..train.run.run_requests import RunRequest, RunRequests

@@ -115,6 +115,7 @@ test("a curve leaves out steps without a number; one high loss does not flatten 
 
 test("training options as text, and whether they are at their defaults", () => {
     assert.equal(optionText({ type: "strs" }, ["a=1", "b=2"]), "a=1 b=2");
+    assert.equal(optionText({ type: "strs" }, ["my cat", "it's", "C:\\x", ""]), `'my cat' 'it'"'"'s' C:\\x ''`);
     assert.equal(optionText({ type: "ints" }, [64, 64]), "64,64");
     assert.equal(optionText({ type: "bool" }, null), "");
     assert.ok(sameValue(null, "") && sameValue(1, "1") && !sameValue(0, "") && !sameValue(0, null));

@@ -16,6 +16,9 @@ import { optionTitle } from "./form_words.mjs";
  * @property {() => any} raw its value as it stands, right or wrong
  */
 
+/** A text of a line of texts: in quotation marks where it has spaces or such marks. @param {string} text */
+const quoted = (text) => (text && !/[\s"']/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
+
 /**
  * An option's value as text.
  * @param {FormField} option
@@ -23,7 +26,8 @@ import { optionTitle } from "./form_words.mjs";
  */
 export function optionText({ type }, value) {
     if (value === null || value === undefined) return "";
-    return Array.isArray(value) ? value.join(type === "strs" ? " " : ",") : String(value);
+    if (!Array.isArray(value)) return String(value);
+    return type === "strs" ? value.map(String).map(quoted).join(" ") : value.join(",");
 }
 
 /** @param {FormField} option */

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ...errors import TrainError, did_you_mean
 from .kohya_options import is_neutral
+from .listed_texts import listed_texts
 from .optimizers import parse_optimizer_args
 from .recipe import Recipe
 from .recipe_option import TORCH_SCHEDULES
@@ -165,14 +166,13 @@ def name_schedule(given: dict[str, Any]) -> None:
             raise TrainError(
                 "lr_scheduler adafactor belongs to optimizer_type Adafactor; set that, or another schedule"
             )
-        own = given.get("optimizer_args") or ()
-        own = own.split() if isinstance(own, str) else list(map(str, own))
+        own = listed_texts("optimizer_args", given.get("optimizer_args"))
         given["lr_scheduler"] = "constant"
         given["optimizer_args"] = ["relative_step=True", "scale_parameter=True", *own]
     arguments = given.get("lr_scheduler_args")
     if not is_neutral(given.get("lr_scheduler_type")) or is_neutral(arguments):
         return
-    arguments = arguments.split() if isinstance(arguments, str) else list(map(str, arguments or ()))
+    arguments = listed_texts("lr_scheduler_args", arguments)
     kept = [text for text in arguments if text.partition("=")[0] == "step_rules"]
     for name, value in parse_optimizer_args([text for text in arguments if text not in kept]).items():
         if name not in _ARGUMENTS:

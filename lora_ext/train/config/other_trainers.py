@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import TrainError
 from .kohya_options import is_neutral, usable_number
+from .listed_texts import listed_texts
 from .other_trainers_options import OTHER_TRAINERS_OPTIONS, RENAMED_OPTIONS
 
 _ARGUMENTS = {
@@ -81,8 +82,7 @@ def _optimizer_arguments(words: Mapping[str, Any], given: dict[str, Any]) -> Non
     if "adam_beta1" in words or "adam_beta2" in words:
         made.append(f"betas={_number(words, 'adam_beta1', 0.9):g},{_number(words, 'adam_beta2', 0.999):g}")
     if made:
-        own = given.get("optimizer_args") or ()
-        given["optimizer_args"] = (*made, *(own.split() if isinstance(own, str) else own))
+        given["optimizer_args"] = (*made, *listed_texts("optimizer_args", given.get("optimizer_args")))
 
 
 def _checkpoints(words: Mapping[str, Any], set_to: Callable[[str, Any], Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ...file.displayed_names import typed_path
 from ...json_text import parse_json
 from .kohya_gui_file import settings_of_gui_file
 from .kohya_options import COMMAND_OPTIONS, IGNORED_OPTIONS, UNSUPPORTED_OPTIONS, is_neutral, sort_options
+from .listed_texts import listed_texts, shown_value, split_texts
 from .lr_schedules import name_schedule
 from .network_modules import (
     ARGUMENT_NAMES,
@@ -88,7 +88,7 @@ def parse_recipe_option(name: str, given: object) -> Any:
         wanted = _TYPE_NAMES[kind]
         if name == "text_encoder_lr":
             wanted = f"{wanted}, or two for SDXL's two text encoders"
-        raise TrainError(f"{name} must be {wanted}, not {_shown(given)}") from None
+        raise TrainError(f"{name} must be {wanted}, not {shown_value(given)}") from None
     _in_range(name, option, value)
     return value
 
@@ -98,13 +98,6 @@ def _is_unset_text(given: object, kind: str, option: RecipeOption) -> bool:
     if not isinstance(given, str) or (kind == "str" and not option.choices):
         return bool(option.kind) and given in ("", "none")  # NONE may be a folder
     return given.strip().lower() in ("", "none") and given not in option.choices
-
-
-def _shown(given: object) -> str:
-    try:
-        return repr(given)
-    except ValueError:  # hexadecimal integers in TOML may be larger than Python writes in digits
-        return "an integer of thousands of digits"
 
 
 _TYPE_NAMES = {
@@ -126,7 +119,7 @@ def _typed(kind: str, name: str, given: object) -> Any:
             {"true": True, "false": False, "1": True, "0": False}[str(given).lower()] if _is_bool(given) else _reject()
         )
     if kind in ("ints", "floats", "strs"):
-        return _listed(kind, given)
+        return _listed(kind, name, given)
     if isinstance(given, (list, tuple)):
         if kind == "str":  # block weights or a resolution as a list of numbers
             return ",".join(str(item) for item in given)
@@ -150,14 +143,16 @@ def _reject() -> Any:
     raise ValueError
 
 
-def _listed(kind: str, given: object) -> tuple[Any, ...]:
+def _listed(kind: str, name: str, given: object) -> tuple[Any, ...]:
+    if kind == "strs":
+        return tuple(listed_texts(name, given))
     if isinstance(given, str):
-        given = shlex.split(given) if kind == "strs" else given.split(",")
+        given = given.split(",")
     if not isinstance(given, Iterable):
         raise ValueError
     if kind == "ints":
         return tuple(int(str(item).strip()) for item in given)
-    return tuple(float(str(item)) for item in given) if kind == "floats" else tuple(str(item) for item in given)
+    return tuple(float(str(item)) for item in given)
 
 
 def _in_range(name: str, option: RecipeOption, value: Any) -> None:
@@ -253,17 +248,6 @@ def split_network_args(given: dict[str, Any], notify: Callable[[str], None]) -> 
         what = "is not NAME=VALUE of a network setting" if len(wrong) == 1 else "are not NAME=VALUE of network settings"
         hints = "".join(did_you_mean(text.partition("=")[0], known) for text in wrong)
         raise TrainError(f"network_args has {', '.join(map(repr, wrong))}, which {what}{hints}")
-
-
-def listed_texts(name: str, given: object) -> list[str]:
-    """Returns an option's texts: a list's, or those of one line, split as a shell does. Raises TrainError."""
-    try:
-        texts = shlex.split(given) if isinstance(given, str) else given
-    except ValueError as error:  # a quotation mark or backslash without its end
-        raise TrainError(f"{name}: {str(given)[:80]!r} cannot be split into texts: {error}") from None
-    if texts is not None and not isinstance(texts, (list, tuple)):
-        raise TrainError(f"{name} must be {_TYPE_NAMES['strs']}, not {_shown(given)}")
-    return [str(text) for text in texts or ()]
 
 
 def settings_from_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -459,7 +443,7 @@ def _additional_parameters(line: str, where: str) -> dict[str, Any]:
     parser = _ConfigFileParser("train", "")
     add_recipe_options(parser)
     try:
-        found = parser.parse_args(shlex.split(line))
+        found = parser.parse_args(split_texts(line))
     except (ValueError, TrainError) as error:
         raise TrainError(f"{where}: additional_parameters {line!r} is not a command line for this: {error}") from None
     return {name: value for name, value in vars(found).items() if name != "config_file"}
