@@ -50,11 +50,12 @@ def test_98_pictures_100_repeats_10_epochs(tmp_path: Path) -> None:
     assert "98 pictures are much smaller than their bucket" in found.text()
 
 
-def test_a_strip_has_a_bucket_larger_than_the_resolution(tmp_path: Path) -> None:
+def test_a_strip_is_cropped_to_the_area_of_the_resolution(tmp_path: Path) -> None:
     draw(tmp_path / "1_dog" / "0.png", (1200, 8))
     more = {"resolution": "64", "enable_bucket": True, "min_bucket_reso": 64, "bucket_no_upscale": True}
     found = run_preflight(Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), seed=1, **more)), count_tokens=words)
-    assert "its bucket has 12 times the area of the resolution; crop it" in found.text()
+    assert [bucket.size for bucket in found.buckets] == [(64, 64)]
+    assert "more than 30% of 1 pictures is cut off" in found.text()
 
 
 def look(folder: Path, **more: object) -> PreflightReport:  # noqa: F811

@@ -46,7 +46,6 @@ export const SERVER_SENTENCES = [
     "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix",
     "{0} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one",
     "{0} pictures are much smaller than their bucket and become blurred; set a lower resolution",
-    "a picture is so long that its bucket has {0} times the area of the resolution; crop it",
     "more than 30% of {0} pictures is cut off{1}",
     "reg_data_dir {0} has no picture that can be read; reg_generate generates them",
     "keep_tokens {0} keeps all tags of every caption, so nothing is shuffled",

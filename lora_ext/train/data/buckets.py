@@ -152,11 +152,12 @@ def _without_upscaling(size: PixelSize, rules: BucketRules) -> BucketFit:
             resized = by_width, int(by_width / aspect + 0.5)
         else:
             resized = int(by_height * aspect + 0.5), by_height
-    bucket = max(step, _down(resized[0], step)), max(step, _down(resized[1], step))
-    # an image narrower than a step must be enlarged to be trained at all
-    return BucketFit(
-        bucket, resized if resized[0] >= bucket[0] and resized[1] >= bucket[1] else covering_size(size, bucket)
-    )
+    if min(resized) >= step:
+        return BucketFit((_down(resized[0], step), _down(resized[1], step)), resized)
+    # where kohya's scripts divide by zero: a side shorter than a step is enlarged to one, and the other is cropped to
+    # what the area allows
+    width, height = (max(step, _down(min(side, area // step), step)) for side in resized)
+    return BucketFit((width, height), covering_size(size, (width, height)))
 
 
 def _down(value: int, step: int) -> int:

@@ -256,9 +256,6 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
     if small:
         yield f"{small} pictures are much smaller than their bucket and become blurred; set a lower resolution"
-    large = max((_share(data.subsets[p.subset].bucket_rules.resolution, p.bucket_fit.bucket) for p in train), default=0)
-    if large > 2:  # without upscaling, a side is still a step at least
-        yield f"a picture is so long that its bucket has {large:.0f} times the area of the resolution; crop it"
     cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
     if cut:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
