@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +54,6 @@ def test_every_optimizer_at_hand_learns(name: str) -> None:
         with pytest.raises(TrainError, match=f"pip install {OPTIMIZERS[name].package}"):
             build_optimizer(recipe, groups)
         return
-    if "8bit" in name or name.startswith("Paged"):
-        pytest.skip("8-bit optimizers need a GPU")
     made = build_optimizer(recipe, groups)
     if is_schedule_free(made):
         made.train()  # type: ignore[attr-defined]
@@ -79,7 +81,10 @@ def test_several_rates_where_one_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert [group["lr"] for group in made.param_groups] == [1.0] * 3
     assert [p.requires_grad for p in tensors] == [True, False, True]
     assert any("finds one learning rate for all" in text for text in optimizer_advice(recipe))
-    assert not optimizer_advice(Recipe(optimizer_type="Own", unet_lr=1.0, text_encoder_lr=1.0))
+    alike = Recipe(optimizer_type="Own", unet_lr=1.0, text_encoder_lr=1.0)
+    assert not optimizer_advice(alike)
+    (told,) = optimizer_advice(replace(alike, token_string="sks", inversion_continue=True))
+    assert "the new token is trained at it too, not at inversion_lr 0.0005" in told
 
 
 OWN_SCHEDULES = ("rex", "piecewise_constant")  # transformers has neither
@@ -192,6 +197,31 @@ def test_arguments() -> None:
     for bad in ("weight_decay", "=1", "a b=1"):
         with pytest.raises(TrainError, match="name=value"):
             parse_optimizer_args([bad])
+
+
+class NeedsRate(torch.optim.SGD):
+    """Needs a rate beside the groups' own, as SGD8bit of bitsandbytes does."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+
+
+class WithoutCode(torch.optim.SGD):
+    """Fails in its first step, as bitsandbytes does on a device for which it has no code."""
+
+    __module__ = "bitsandbytes.optim"
+
+    def step(self, closure: Any = None) -> None:
+        raise NameError("name 'str2optimizer32bit' is not defined")
+
+
+def test_a_rate_that_must_be_given_and_a_library_without_code_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {cls.__name__: OptimizerEntry(__name__, cls.__name__) for cls in (NeedsRate, WithoutCode)}
+    monkeypatch.setattr("lora_ext.train.config.optimizers.OPTIMIZERS", entries)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(__version__="0.44"))
+    assert build_optimizer(Recipe(optimizer_type="NeedsRate"), groups()).param_groups[0]["lr"] == 1e-3
+    with pytest.raises(TrainError, match=r"bitsandbytes 0.44 does not work on cpu here .* set optimizer_type AdamW"):
+        build_optimizer(Recipe(optimizer_type="WithoutCode"), groups())
 
 
 def groups() -> list[dict[str, object]]:

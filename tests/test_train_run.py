@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from PIL import Image
 from tiny_trainable_model import pictures, recipe, tiny_model
 
@@ -25,6 +26,8 @@ from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.config.recipe_io import settings_from_recipe
 from lora_ext.train.run import training_state
+from lora_ext.train.run.process_group import ProcessGroup
+from lora_ext.train.run.setup import open_tracker
 from lora_ext.training.standalone_run import SilentHost, train
 
 HERE = Path(__file__).parent
@@ -335,6 +338,19 @@ def test_a_tracker_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) ->
     with pytest.raises(TrainError, match="pip install tensorboard"):
         train(made, model=tiny_model())
     assert not (tmp_path / "out" / "last.safetensors").exists()
+
+
+def test_of_all_trackers_those_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("tensorboard")
+    only = [LoggerType.TENSORBOARD]
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: only)
+    said: list[str] = []
+    tracker = open_tracker(
+        Recipe(log_with="all", logging_dir=str(tmp_path)), tmp_path, 0.0, said.append, ProcessGroup()
+    )
+    assert tracker is not None and len(tracker.trackers) == 1
+    tracker.close()
+    assert said == ["log_with all: wandb is not installed and logs nothing (pip install wandb)"]
 
 
 @pytest.mark.long

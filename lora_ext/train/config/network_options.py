@@ -103,14 +103,25 @@ class NetworkOptions:
     )
     # --- blocks
     down_lr_weight: str | None = recipe_option(
-        None, "IN00..IN11: 12 numbers or sine, cosine, linear, reverse_linear, zeros, each with +offset", "blocks"
+        None,
+        "a number for each of IN00..IN11 (SDXL: IN00..IN08), or sine, cosine, linear, reverse_linear, zeros, each with "
+        "+offset",
+        "blocks",
     )
-    mid_lr_weight: str | None = recipe_option(None, "MID: one number", "blocks")
-    up_lr_weight: str | None = recipe_option(None, "OUT00..OUT11, as down_lr_weight", "blocks")
+    mid_lr_weight: str | None = recipe_option(
+        None, "MID: one number; SDXL may have three, for its resnet, attention and resnet", "blocks"
+    )
+    up_lr_weight: str | None = recipe_option(None, "OUT00..OUT11 (SDXL: OUT00..OUT08), as down_lr_weight", "blocks")
     block_lr_zero_threshold: float = recipe_option(0.0, "blocks of this weight or less get no modules", "blocks", low=0)
-    block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks, IN00..IN11, MID, OUT00..OUT11", "blocks")
-    block_alphas: tuple[float, ...] | None = recipe_option(None, "25 alphas; else network_alpha", "blocks")
-    conv_block_dims: tuple[int, ...] | None = recipe_option(None, "25 ranks of 3x3 layers", "blocks")
+    block_dims: tuple[int, ...] | None = recipe_option(
+        None, "25 ranks, IN00..IN11, MID, OUT00..OUT11; SDXL: 19, or 23 as in kohya's scripts", "blocks"
+    )
+    block_alphas: tuple[float, ...] | None = recipe_option(
+        None, "alphas, as many as block_dims; else network_alpha", "blocks"
+    )
+    conv_block_dims: tuple[int, ...] | None = recipe_option(
+        None, "ranks of 3x3 layers, as many as block_dims", "blocks"
+    )
     conv_block_alphas: tuple[float, ...] | None = recipe_option(
-        None, "25 alphas of 3x3 layers; else conv_alpha", "blocks"
+        None, "alphas of 3x3 layers, as many as block_dims; else conv_alpha", "blocks"
     )

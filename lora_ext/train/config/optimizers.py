@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -200,7 +201,7 @@ def optimizer_class_and_settings(recipe: Recipe) -> tuple[type[Any], dict[str, A
     where = find_optimizer(recipe.optimizer_type)
     try:
         make = getattr(importlib.import_module(where.module), where.name)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # a library without the CUDA that it looks for raises any
         raise TrainError(
             f"{recipe.optimizer_type} needs the package {where.package}: pip install {where.package} ({error})"
         ) from None
@@ -242,11 +243,33 @@ def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> Optimizer:
         groups = _with_one_rate(groups)
     if optimizer_class.__module__.startswith("torch.optim") and "fused" not in settings and "foreach" not in settings:
         settings |= _fast(optimizer_class, groups)
+    rate = inspect.signature(optimizer_class).parameters.get("lr")
+    if rate is not None and rate.default is rate.empty:  # bitsandbytes' SGD8bit; the groups have their own
+        settings["lr"] = groups[0]["lr"]
     try:
         optimizer: Optimizer = optimizer_class(groups, **settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise TrainError(f"{recipe.optimizer_type}: {error}; check optimizer_args") from None
+    if optimizer_class.__module__.startswith("bitsandbytes"):
+        device = groups[0]["params"][0].device
+        _check_bitsandbytes(recipe.optimizer_type, lambda tried: optimizer_class(tried, **settings), device)
     return optimizer
+
+
+def _check_bitsandbytes(name: str, make: Callable[[list[torch.nn.Parameter]], Optimizer], device: torch.device) -> None:
+    """Tries a step: without code for the device bitsandbytes fails there only, in its own words. Raises TrainError."""
+    # bitsandbytes keeps states of fewer than 4,096 numbers in 32 bits
+    tried = [torch.nn.Parameter(torch.zeros(count, device=device)) for count in (1, 4096)]
+    for parameter in tried:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        make(tried).step()
+    except Exception as error:  # NameError, RuntimeError, AttributeError …, by its version
+        found = sys.modules["bitsandbytes"].__version__
+        raise TrainError(
+            f"{name} cannot be used: bitsandbytes {found} does not work on {device.type} here ({error}); "
+            "pip install -U bitsandbytes, or set optimizer_type AdamW or Lion"
+        ) from None
 
 
 def _with_one_rate(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -293,6 +316,11 @@ def optimizer_advice(recipe: Recipe) -> list[str]:
         advice.append(
             f"{recipe.optimizer_type} finds one learning rate for all: the largest is used wherever another than 0 is "
             "set"
+        )
+    if where.has_one_rate and recipe.inversion_continue and recipe.inversion_lr:
+        advice.append(
+            f"{recipe.optimizer_type} finds one learning rate for all: the new token is trained at it too, not at "
+            f"inversion_lr {recipe.inversion_lr:g}"
         )
     if where.name == "Adafactor" and not any(text.startswith("relative_step") for text in recipe.optimizer_args):
         advice.append(

@@ -15,10 +15,13 @@ class ExperimentTracker:
     """Logs to TensorBoard or Weights & Biases by accelerate's trackers.
 
     Args:
-        kinds: "tensorboard" and "wandb".
+        kinds: "tensorboard" and "wandb"; of several, those that are installed.
         folder: The folder of the logs.
         name: The name of the run.
-        config: The settings to log. Raises TrainError if a tracker is not installed.
+        config: The settings to log. Raises TrainError if none of the trackers is installed.
+
+    Attributes:
+        missing: Those of `kinds` that are not installed.
     """
 
     def __init__(self, kinds: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> None:
@@ -31,6 +34,7 @@ class ExperimentTracker:
         chosen = filter_trackers(list(kinds), str(folder))
         if not chosen:
             raise TrainError(f"--log_with {','.join(kinds)}: it is not installed (pip install {kinds[0]})")
+        self.missing = tuple(kind for kind in kinds if kind not in map(str, chosen))
         self.trackers = []
         for item in chosen:
             kind = LOGGER_TYPE_TO_CLASS[str(item)] if isinstance(item, str) or hasattr(item, "value") else item

@@ -190,15 +190,21 @@ def checked_sample_specs(recipe: Recipe, model: TrainableModel, notify: Callable
     return found
 
 
-def open_tracker(recipe: Recipe, folder: Path, started: float) -> ExperimentTracker | None:
-    """Opens TensorBoard or another tracker if the recipe names one or a folder for it. Raises TrainError."""
-    if recipe.log_with is None and recipe.logging_dir is None:
+def open_tracker(
+    recipe: Recipe, folder: Path, started: float, notify: Callable[[str], None], group: ProcessGroup
+) -> ExperimentTracker | None:
+    """Opens the main process's tracker if the recipe names one or a folder for it. Raises TrainError."""
+    if not group.is_main or (recipe.log_with is None and recipe.logging_dir is None):
         return None
     where = Path(recipe.logging_dir or folder / "logs")
     kinds = ["tensorboard", "wandb"] if recipe.log_with == "all" else [recipe.log_with or "tensorboard"]
     name = (recipe.log_prefix or "") + time.strftime("%Y%m%d%H%M%S", time.localtime(started))
     plain = {k: v for k, v in training_state.recipe_as_json(recipe).items() if isinstance(v, (int, float, str, bool))}
-    return ExperimentTracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
+    tracker = ExperimentTracker(kinds, where / name, recipe.log_tracker_name or "network_train", plain)
+    if tracker.missing:
+        those = ", ".join(tracker.missing)
+        notify(f"log_with {recipe.log_with}: {those} is not installed and logs nothing (pip install {those})")
+    return tracker
 
 
 def apply_base_weights(model: TrainableModel, recipe: Recipe, notify: Callable[[str], None]) -> AppliedNetworks:

@@ -148,7 +148,7 @@ class TrainingRun:
         self.log = TrainingLog(table, smoothed=self.state.smoothed, notify=self.reporter.notify)
         self.log.open(self.state.step)
         stack.callback(self.log.close)
-        self.tracker = setup.open_tracker(recipe, self.folder, self.state.started) if group.is_main else None
+        self.tracker = setup.open_tracker(recipe, self.folder, self.state.started, self.reporter.notify, group)
         if self.tracker is not None:
             stack.callback(self.tracker.close)
 

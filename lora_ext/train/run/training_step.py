@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import TrainError
 from ...protocols import TrainableModel
 from ..config.lr_schedules import build_scheduler, learning_rate_factor
 from ..config.optimizers import build_optimizer, clip_gradients, current_learning_rates, is_schedule_free
@@ -129,7 +130,13 @@ class TrainingStepper:
     def _step_optimizer(self) -> bool:
         """Steps the optimizer; False if half-precision gradients overflowed, which leaves everything as it was."""
         if self.scaler is None:
-            self.optimizer.step()
+            try:
+                self.optimizer.step()
+            except ArithmeticError as error:  # DAdaptSGD, where the first gradient is 0
+                raise TrainError(
+                    f"{self.recipe.optimizer_type} cannot step from these gradients ({error}); set another "
+                    "optimizer_type, such as AdamW"
+                ) from None
             return True
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
