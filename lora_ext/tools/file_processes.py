@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -138,6 +139,16 @@ def _begin_worker(threads: int) -> None:
     """In a new process: Ctrl+C ends it by its parent, after the file that it has."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep the memory of a file for the next one: getting it anew is 4 % of the time of `resize`."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _attempt(work: Callable[[_Job], _Result], job: _Job) -> WorkOutcome[_Result]:
