@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -199,6 +200,21 @@ def test_a_move_overwrites_nothing_and_stays_in_the_folder(api: Client) -> None:
     assert (loras / "made" / "cat.json").read_text(encoding="utf-8") == "another file's"
     answer = api("POST", "/library/move", json={"moves": [{"name": "framed", "to": "x"}]})
     assert "part of this installation" in answer["failed"][0]["error"]
+
+
+def test_a_link_is_not_renamed_onto_its_file_nor_to_where_it_leads_elsewhere(api: Client) -> None:
+    loras = api.root / "loras"
+    (loras / "link.safetensors").symlink_to("cat.safetensors")
+    os.link(loras / "cat.safetensors", loras / "second.safetensors")
+    kept = (loras / "cat.safetensors").read_bytes()
+    api.app_state.refresh_library()
+    for name, to, reason in (
+        ("link", "cat", "exists"), ("second", "cat", "exists"), ("link", "sub/link", "lead elsewhere"),
+    ):  # fmt: skip
+        answer = api("POST", "/library/move", json={"moves": [{"name": name, "to": to}]})
+        assert answer["moved"] == [] and reason in answer["failed"][0]["error"], (name, to)
+    assert api("POST", "/library/move", json={"moves": [{"name": "link", "to": "Link"}]})["moved"]
+    assert (loras / "cat.safetensors").read_bytes() == kept == (loras / "Link.safetensors").read_bytes()
 
 
 def test_deleting_goes_to_the_bin_or_not_at_all(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:

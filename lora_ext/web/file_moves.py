@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +72,24 @@ def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
     for beside in sidecar_files(entry.path):
         moves.append((beside, target.with_name(target.stem + beside.name[len(entry.path.stem) :])))
     for old, new in moves:
-        if (new.exists() or new.is_symlink()) and not new.samefile(old):
+        if _is_taken(new, old):
             shown = relative if new == target else relative.with_name(new.name)
             raise FileError(f"{shown} already exists; choose another name")
+        if old.is_symlink() and new.parent != old.parent and not old.readlink().is_absolute():
+            raise FileError(f"{old.name} is a link, which would lead elsewhere from {new.parent.name}; move its file")
     create_user_folder(target.parent)
     _move_all(moves, entry.name)
     return target
+
+
+def _is_taken(new: Path, old: Path) -> bool:
+    """Whether `new` is another directory entry than `old`: a link to it and a second name of its data are."""
+    if not os.path.lexists(new):
+        return False
+    if new.parent == old.parent and os.path.samestat(new.lstat(), old.lstat()):
+        names = os.listdir(old.parent)  # noqa: PTH208 (where case does not count, one entry answers to both names)
+        return new.name != old.name and {new.name, old.name} <= set(names)
+    return True
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]], name: str) -> None:

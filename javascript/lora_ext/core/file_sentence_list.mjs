@@ -191,6 +191,7 @@ export const FILE_SENTENCES = [
     "{0} cannot be renamed: another program has {1} open (the web UI, if it has used it); close it there and try again, nothing was changed",
     "{0} cannot be renamed: {1}",
     "{0} cannot be renamed: its alpha is in {1} beside it; rename the folder, or convert the file to one that holds its alpha",
+    "{0} is a link, which would lead elsewhere from {1}; move its file",
     "files are deleted into the system's bin, which needs {0}: pip install {1} (in the web UI with its own Python), then start the program again; nothing was deleted",
     "{0} cannot be deleted here: {1} beside it belongs to it",
     "{0} cannot be moved to the bin: {1}",
