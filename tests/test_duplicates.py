@@ -55,6 +55,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_link_to_a_file_is_no_copy_of_it(tmp_path: Path) -> None:
+    file, link = network(tmp_path / "b.safetensors", 1), tmp_path / "a.safetensors"
+    link.symlink_to(file.name)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(file.read_bytes())
+    report = find_duplicates([link, file, file, copy])
+    assert report.files == 2 and [[one.path for one in group] for group in report.groups] == [[file, copy]]
+
+
 def test_one_network_in_all_its_forms(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["duplicates", str(folder), "--json"]) == 0

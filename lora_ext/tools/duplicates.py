@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ def find_duplicates(
     content_hash: Callable[[Path], str] = hashes.model_hash,
     track: Track = no_progress,
 ) -> DuplicateReport:
-    """Finds files with the same ΔW. Files that cannot be read are left out.
+    """Finds files with the same ΔW. Files that cannot be read are left out; links to a file count as the file.
 
     Sizes and short samples find files of the same bytes; sketches of ΔW find candidates among the others, which are
     then compared whole.
@@ -79,6 +80,7 @@ def find_duplicates(
     Returns:
         What was found.
     """
+    paths = _without_links(paths)
     identical = _identical_files(paths, content_hash, track)
     sketches: dict[Path, WeightSketch] = {}
     heads = [group[0] for group in identical]
@@ -92,6 +94,15 @@ def find_duplicates(
     taken = {file.path for group in groups for file in group}
     groups += [_group(head, [], copies) for head in heads if head not in taken and copies[head]]
     return DuplicateReport(groups, len(paths), len(heads) - len(sketches))
+
+
+def _without_links(paths: Sequence[Path]) -> list[Path]:
+    """Each file once: who deletes the "copy" that a link leads to has no file left."""
+    found: dict[Path, Path] = {}
+    for path in sorted(paths, key=lambda path: path.is_symlink()):
+        found.setdefault(Path(os.path.realpath(path)), path)
+    kept = set(found.values())
+    return [path for path in dict.fromkeys(paths) if path in kept]
 
 
 def _group(head: Path, others: Sequence[DuplicateFile], copies: dict[Path, list[Path]]) -> list[DuplicateFile]:

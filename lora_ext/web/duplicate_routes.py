@@ -118,7 +118,7 @@ def find_library_duplicates(app_state: AppState, job: Job) -> DuplicatesResult:
         ]
         for group in report.groups
     ]
-    return DuplicatesResult(groups, len(entries), report.by_content_alone)
+    return DuplicatesResult(groups, report.files, report.by_content_alone)
 
 
 def register_duplicate_routes(api: APIRouter, app_state: AppState) -> None:
