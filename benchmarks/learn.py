@@ -105,7 +105,8 @@ def main() -> None:
             trained, cost = train_kind(model, kind, out, more)
             judged |= {(path.stem, weight): cost for path in files(kind, trained) for weight in options.weights}
         if options.train_only:
-            return print(dict(judged), flush=True)
+            print(judged, flush=True)
+            return
         tags = [f"<lora:{name}:{weight:g}>" for name, weight in judged]
         seeds = [replace(toy_task.TOY_SETTINGS, seed=seed) for seed in SEEDS]
         every = [toy_task.score_toy_loras(model, LoraLibrary(folders), base, tags) for base in seeds]

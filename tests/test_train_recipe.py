@@ -196,6 +196,15 @@ def test_default_recipe_is_sound() -> None:
     assert len(recipe_advice(odd)) == 5
 
 
+def test_kinds_that_learn_at_other_rates_say_so() -> None:
+    for algo, rate in (("ia3", 5e-3), ("full", 1e-5), ("lora", 1e-4)):
+        assert not recipe_advice(Recipe(algo=algo, learning_rate=rate))
+    for algo, near in (("ia3", "about 5e-3; 0.0001"), ("full", "very fast")):
+        (told,) = recipe_advice(Recipe(algo=algo))
+        assert near in told
+    assert not any("algo" in told for told in recipe_advice(Recipe(algo="ia3", optimizer_type="Prodigy")))
+
+
 def test_config_files_that_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     for text, said in (("network_dim = ", "TOML"), ("[a]\nnetwork_dims = 4", "network_dim"), ("[a.b]\nc = 1", "table")):

@@ -245,6 +245,17 @@ def _compiled(r: Recipe) -> Iterator[str]:
         yield "torch_compile compiles the U-Net, which is not trained; leave it out"
 
 
+def _rate_advice(r: Recipe) -> Iterator[str]:
+    """Two kinds whose parameters are no factors of a low rank learn at other rates than LoRA."""
+    if find_optimizer(r.optimizer_type).has_own_rate:
+        return
+    fastest = max(r.rate("unet") if r.trains_unet else 0.0, r.rate("te") if r.trains_text else 0.0)
+    if r.algo == "ia3" and fastest < 1e-3:
+        yield f"algo ia3 learns at a learning rate of about 5e-3; {fastest:g} changes next to nothing"
+    if r.algo == "full" and fastest > 5e-5:
+        yield f"algo full learns at a learning rate of 1e-6 to 1e-5 (a small model: 5e-5); {fastest:g} is very fast"
+
+
 _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
     mode_problems, _network, _pictures, _caches, _loss, _learning, memory_problems, saving_problems, _compiled, _rest,
 )  # fmt: skip
@@ -273,6 +284,7 @@ def recipe_advice(recipe: Recipe, prediction: str = "epsilon") -> list[str]:
         advice.append(f"token_string {word!r} has brackets, which set weights in prompts; write {written} in prompts")
     elif word and not (word[0].isalnum() and word[-1].isalnum()):
         advice.append(f"put spaces around {word!r} in prompts: beside a comma or a bracket it is not recognised")
+    advice += _rate_advice(recipe)
     if recipe.network_alpha > 4 * recipe.network_dim:
         advice.append(f"network_alpha {recipe.network_alpha:g} at rank {recipe.network_dim} makes very large changes")
     if recipe.network_weights is None and recipe.scale_weight_norms and recipe.scale_weight_norms < 0.1:
