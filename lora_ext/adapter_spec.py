@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from .block_weights import (
 )
 from .composition import Turn, assign_turns
 from .conditions import ConditionScope
-from .errors import BlockError, PromptError
+from .errors import BlockError, PromptError, did_you_mean
 from .file.lora_file import LoraFile
 from .layer_names import UNET, LayerId, element_rule_names
 from .lora_tags import OUTPUT, LoraTag
@@ -213,8 +213,41 @@ def resolve_tag(
     presets = presets or Presets()
     file = library.load(tag.name)
     preset_notes = presets.notes if tag.lbw or tag.lbwe else ()
-    notes = (library.ambiguity(tag.name), *preset_notes, text_encoder_curve_note(tag, file))
-    return replace(spec_from_tag(tag, file, presets, seed=seed), notes=tuple(filter(None, notes)))
+    spec = spec_from_tag(tag, file, presets, seed=seed)
+    unused = [*unused_rule_notes(spec.blocks, file.adapters), _unused_x_note(tag, presets)]
+    notes = (library.ambiguity(tag.name), *preset_notes, text_encoder_curve_note(tag, file), *unused)
+    return replace(spec, notes=tuple(filter(None, notes)))
+
+
+def unused_rule_notes(blocks: BlockWeights, layers: Iterable[LayerId]) -> list[str]:
+    """Names the element rules that apply to no layer, so that a typing error in one is seen.
+
+    Args:
+        blocks: the block weights with their rules.
+        layers: the layers of a file.
+
+    Returns:
+        A sentence for each rule.
+    """
+    if not blocks.rules:
+        return []
+    rows = [(layer_id.block, element_rule_names(layer_id)) for layer_id in layers]
+    words = {word for _, names in rows for name in names for word in name.split("_") if word.isalpha()}
+    notes = []
+    for rule in blocks.rules:
+        if not any(rule.applies_to(block, names) for block, names in rows):
+            unknown = next((e for e in rule.elements if not any(e in name for _, names in rows for name in names)), "")
+            hint = did_you_mean(unknown, words) if unknown else ""
+            notes.append(f"the rule {rule.text.strip()!r} applies to no layer of the file{hint}")
+    return notes
+
+
+def _unused_x_note(tag: LoraTag, presets: Presets) -> str:
+    """Says that `x=` changes nothing; "" where a block weight is X, or without it."""
+    if tag.x is None:
+        return ""
+    values = [resolve_block_weights(replace(tag, x=x), presets) for x in (tag.x, tag.x + 1)]
+    return f"x={tag.x:g} changes nothing: none of the block weights is X" if values[0] == values[1] else ""
 
 
 def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:

@@ -55,6 +55,7 @@ class ElementRule:
         weight: the weight that replaces the block's.
         blocks_not: whether all blocks except `blocks` are meant (written with NOT).
         elements_not: whether all layers except those with `elements` are meant (written with NOT).
+        text: the rule as it was written.
     """
 
     blocks: tuple[str, ...]
@@ -62,6 +63,7 @@ class ElementRule:
     weight: float
     blocks_not: bool = False
     elements_not: bool = False
+    text: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str) -> ElementRule:
@@ -91,6 +93,7 @@ class ElementRule:
             parse_finite_number(parts[2], text),
             blocks_not,
             elements_not,
+            text,
         )
 
     def applies_to(self, block: str, names: Iterable[str]) -> bool:

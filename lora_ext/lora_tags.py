@@ -238,13 +238,21 @@ def _split_items(items: Sequence[str], tag: str) -> tuple[dict[str, str], list[s
         if name == "w":
             name = "lbw"  # the block-weight extension's short form
         if name not in (*NAMED_TAG_KEYS, *PLACE_TAG_KEYS):
-            hint = did_you_mean(name, (*NAMED_TAG_KEYS, *PLACE_TAG_KEYS))
+            known = (*NAMED_TAG_KEYS, *PLACE_TAG_KEYS)
+            hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
             raise PromptError(f"{_short(tag)} has the unknown key {_short(name)!r}{hint}")
         if name == "lbwe":
             while _begins_rule(value) and len(queue) >= 2 and "=" not in queue[0] + queue[1]:
                 value += f":{queue.pop(0)}:{queue.pop(0)}"
-        named[name] = value
+        _give(named, name, value, tag)
     return named, [item for item in positional if item or len(positional) > 1]
+
+
+def _give(named: dict[str, str], key: str, value: str, tag: str) -> None:
+    """Sets an item. One that is given twice is an error, since one of both would be lost."""
+    if key in named:
+        raise PromptError(f"{_short(tag)} gives {key} twice; keep one of them")
+    named[key] = value
 
 
 def _begins_rule(text: str) -> bool:
@@ -270,12 +278,12 @@ def _name_legacy_items(named: dict[str, str], positional: list[str], tag: str) -
         return True
 
     if len(positional) > 1 and not is_number(positional[1]):
-        named.setdefault("lbw", positional.pop(1))
+        _give(named, "lbw", positional.pop(1), tag)
         if len(positional) > 1:
             fourth = positional.pop(1)
-            named.setdefault("x" if is_number(fourth) else "lbwe", fourth)
+            _give(named, "x" if is_number(fourth) else "lbwe", fourth, tag)
     if len(positional) > 2 and not is_number(positional[2]):
-        named.setdefault("lbw", positional.pop(2))
+        _give(named, "lbw", positional.pop(2), tag)
     if len(positional) > 3:
         raise PromptError(f"{_short(tag)} has {len(positional)} numbers; it takes te, unet and dyn (at most three)")
 
@@ -314,6 +322,8 @@ def _parse_step_range(named: dict[str, str], tag: str) -> tuple[float | None, fl
             raise PromptError(f"step={_short(named['step'])} in {_short(tag)} is not a range such as step=5-10")
         values = {"start": first, "stop": last} | values
     start, stop = (_parse_step(values.get(key), tag) for key in ("start", "stop"))
+    if isinstance(start, float) and stop == 1:
+        stop = 1.0  # step=0.5-1: beside a share, 1 is no step but all of them
     return start, stop
 
 

@@ -32,6 +32,17 @@ def put(folder: Path, place: str, alias: str | None = None, value: float = 1.0, 
     return save_safetensors(tensors, path, metadata=metadata, overwrite=True)
 
 
+def test_the_name_that_a_trainer_gave_all_epochs_leads_to_them(tmp_path: Path) -> None:
+    for epoch in range(1, 5):
+        put(tmp_path, f"cat-00000{epoch}.safetensors", "cat")
+    library = LoraLibrary([tmp_path])
+    says = "no LoRA is called 'Cat'; 4 files were given that name by their trainer; write 'cat-000001', 'cat-000002', "
+    with pytest.raises(FileError, match=says + "'cat-000003' or 1 more"):
+        library.find("Cat")
+    with pytest.raises(FileError, match="known: cat-000001, "):
+        library.find("catt")
+
+
 def test_names_and_places(tmp_path: Path) -> None:
     put(tmp_path, "a.safetensors", "Anna")
     put(tmp_path, "sub/b.safetensors")

@@ -33,6 +33,7 @@ TABLE = {
     "<lora:a:lbwe=ATTNDEEPOFF:0.8>": LoraTag("a", 0.8, 0.8, lbwe="ATTNDEEPOFF"),
     "<lora:a:1:step=3-10>": LoraTag("a", start=3, stop=10),
     "<lora:a:1:step=0.25-0.75>": LoraTag("a", start=0.25, stop=0.75),
+    "<lora:a:1:step=0.5-1>": LoraTag("a", start=0.5, stop=1.0),
     "<lora:a:1:start=5>": LoraTag("a", start=5),
     "<lora:a:1:stop=0.5>": LoraTag("a", stop=0.5),
     "<lora:a:w=FACE>": LoraTag("a", lbw="FACE"),
@@ -68,7 +69,9 @@ def test_table(tag: str) -> None:
      ("<lora:a:te=nan>", "not finite"), ("<lora:a:1:1:1:1>", "takes te, unet and dyn"),
      ("<lora:a::0.5>", "not a number"), ("<lora:a:step=3--10>", "neither a whole number"), ("<lora:a:dyn=0>", "rank"),
      ("<lora:a:neg=0.5>", "write 0 or 1"), ("<lora:a:part=2>", "own or all"),
-     ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"), ("<lora:a:start=1.5>", "step")],
+     ("<lora:a:te=0.5:te=0.9>", "gives te twice"), ("<lora:a:1:MIDD:lbw=INALL>", "gives lbw twice"),
+     ("<lora:a:quality=1>", "known: te, unet"), ("<lora:a:step=5>", "range"), ("<lora:a:start=-1>", "step"),
+     ("<lora:a:start=1.5>", "step")],
 )  # fmt: skip
 def test_a_bad_tag_is_named_and_the_others_stay(tag: str, says: str) -> None:
     _, requests, errors = parse_lora_tags(f"<lora:good:0.5> {tag} <lora:fine>")

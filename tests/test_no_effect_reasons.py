@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.adapter_spec import AdapterSpec
+from lora_ext.adapter_spec import AdapterSpec, resolve_tag
 from lora_ext.block_weights import BLOCK_PRESETS, parse_block_weights
+from lora_ext.embedded import LORA_DIR
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.layer_names import TE, UNET, LayerId
 from lora_ext.lora_tags import parse_tag_items
 from lora_ext.no_effect_reasons import empty_step_range_reason, no_effect_reason
@@ -49,6 +51,18 @@ def test_never(tag: str, total: int | None, says: str) -> None:
 )  # fmt: skip
 def test_acts(tag: str, total: int | None) -> None:
     assert no_effect_reason(spec(tag), LAYERS, total) == ""
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [("lbwe=IN05-OUT05:atn:0", "the rule 'IN05-OUT05:atn:0' applies to no layer of the file; did you mean 'attn'?"),
+     ("lbwe=IN00:attn:0,MID:attn:0", "the rule 'IN00:attn:0' applies to no layer of the file"),
+     ("lbw=MIDD:x=0.5", "x=0.5 changes nothing: none of the block weights is X"),
+     ("lbw=" + "X," * 16 + "1:x=0.5", ""), ("lbw=" + "R," * 16 + "X-1:x=0.5", ""), ("lbwe=ATTNDEEPOFF", "")],
+)  # fmt: skip
+def test_items_of_a_tag_that_change_nothing_are_named(items: str, says: str) -> None:
+    tag = parse_tag_items(f"framed:1:{items}".split(":"))
+    assert "; ".join(resolve_tag(tag, LoraLibrary([LORA_DIR])).notes) == says
 
 
 def test_the_text_encoder_acts_at_all_steps() -> None:

@@ -309,7 +309,8 @@ class LoraLibrary:
                 self.refresh()
                 entry = self._names.look_up(name)
             if entry is None:
-                raise FileError(f"no LoRA is called {name!r}{did_you_mean(name, self.names()) or self._where()}")
+                hint = self._shared_alias(name) or did_you_mean(name, self.names()) or self._where()
+                raise FileError(f"no LoRA is called {name!r}{hint}")
             return entry
 
     def look_up(self, name: str) -> LibraryEntry | None:
@@ -374,7 +375,7 @@ class LoraLibrary:
     def names(self) -> list[str]:
         """Returns every name that `find` accepts, without relative names, in order."""
         now = self._names
-        return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in FORBIDDEN_ALIASES})
+        return sorted(now.stems.keys() | {alias for alias in now.aliases if alias.lower() not in now.ambiguous})
 
     def ambiguity(self, name: str) -> str:
         """Describes which of several files of one name is used, and what the others are called.
@@ -434,6 +435,15 @@ class LoraLibrary:
         with contextlib.suppress(LoraError, OSError), replacing_file(self.cache_path, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": rows}), encoding="utf-8")
             self._is_cache_stale = False
+
+    def _shared_alias(self, name: str) -> str:
+        """The files that a trainer gave one name, such as the epochs of a run; "" for a name that is not theirs."""
+        shared = [entry for entry in self.entries if entry.alias.lower() == displayed_name(name).strip().lower()]
+        if len(shared) < 2:
+            return ""
+        more = f" or {len(shared) - 3} more" if len(shared) > 3 else ""
+        names = ", ".join(repr(self.shortest_name(entry)) for entry in shared[:3])
+        return f"; {len(shared)} files were given that name by their trainer; write {names}{more}"
 
     def _where(self) -> str:
         folders = ", ".join(str(folder) for folder in self.folders)

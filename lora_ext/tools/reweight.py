@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from ..adapter_spec import AdapterSpec
+from ..adapter_spec import AdapterSpec, unused_rule_notes
 from ..adapters import Adapter
 from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
 from ..command_line import CommandParser, check_output_path, number, parse_precision
@@ -52,6 +52,8 @@ def reweight_lora(
             of 0.
     """
     file, report = open_source("reweight", file)
+    for note in unused_rule_notes(blocks, file.adapters):
+        report.add_note(note)
     spec = AdapterSpec(file, te=te, unet=unet, blocks=blocks)
     adapters: dict[LayerId, Adapter] = {}
     left_out = []
