@@ -1,6 +1,6 @@
 """Which program reads our files how: every kind of output, loaded by each program's own code and compared with ours.
 
-    python benchmarks/interop.py [--kohya DIR] [--comfyui DIR] [--a1111 DIR] [--forge DIR]
+    python benchmarks/interop.py [--kohya DIR] [--comfyui DIR] [--a1111 DIR] [--forge DIR] [--pages]
 
 diffusers, PEFT and LyCORIS are run where they are installed, the others from the folders that are named; programs that
 are absent are named as not run. A cell is the largest relative error ‖theirs − ours‖ / ‖ours‖ of a layer ("exact" below
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
+from interop_pages import write_pages  # noqa: E402
 from interop_programs import PACKAGES, PROGRAMS, Changes, Program, SmallModel  # noqa: E402
 from makers import make  # noqa: E402
 
@@ -205,21 +206,25 @@ def main(argv: list[str] | None = None) -> None:
     for name in PROGRAMS:
         if name not in PACKAGES:
             parser.add_argument(f"--{name.lower()}", type=Path, metavar="DIR", help=f"folder of {name}")
+    parser.add_argument("--pages", action="store_true", help="writes the tables into docs, in English and Chinese")
     args = parser.parse_args(argv)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     here, absent = programs(args)
     weights = SmallModel().weights()
     names = [program.name for program in here]
-    versions = [f"{program.name} {program.version()}" for program in here]
-    print(f"Versions: {'; '.join(versions)}; torch {torch.__version__}.")
+    versions = "; ".join(f"{program.name} {program.version()}" for program in here) + f"; torch {torch.__version__}."
+    print(f"Versions: {versions}")
     if absent:
         print(f"Not run: {', '.join(absent)}.")
+    if absent and args.pages:
+        parser.error(f"--pages needs all programs, and {absent[0]} is absent")
     with tempfile.TemporaryDirectory() as folder:
         made = {name: save(file, Path(folder) / f"{i}.safetensors") for i, (name, file) in enumerate(outputs(weights))}
         print()
         run = lambda path, m: [cell(program, path, weights, m) for program in here]  # noqa: E731
-        print_table(["output", *names], [[name, *run(path, 1.0)] for name, path in made.items()])
+        at_one = [[name, *run(path, 1.0)] for name, path in made.items()]
+        print_table(["output", *names], at_one)
         print()
         rows = [
             [name, f"{m:g}", *run(path, m)]
@@ -228,6 +233,8 @@ def main(argv: list[str] | None = None) -> None:
             for m in MULTIPLIERS
         ]
         print_table(["output", "multiplier", *names], rows)
+    if args.pages:
+        write_pages(versions, ([["output", *names], *at_one], [["output", "multiplier", *names], *rows]))
 
 
 def save(file: LoraFile, path: Path) -> Path:

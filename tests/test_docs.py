@@ -147,6 +147,16 @@ def test_a_translation_has_what_its_page_has(page: Path) -> None:
     assert re.findall(r"[\u3400-\u9fff][,;:?!]", prose) == []  # full-width marks
 
 
+def test_tables_of_other_programs_are_the_same_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    pages = importlib.import_module("interop_pages")
+    for name in pages.PAGES:
+        head, _, *rows = pages.find_table(f"{name}.zh.md")[1].splitlines()
+        assert [head, *rows] == ["| " + " | ".join(row) + " |" for row in pages.chinese_rows(name)]
+    with pytest.raises(ValueError, match="'half read' has no Chinese"):
+        pages.chinese("half read")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_examples_compile_and_what_they_import_exists(page: Path) -> None:
     for code in re.findall(r"```(?:python|py)\n(.*?)```", text_of(page), re.DOTALL):
