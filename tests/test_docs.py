@@ -166,6 +166,16 @@ def test_python_examples_compile_and_what_they_import_exists(page: Path) -> None
                 assert [one.name for one in node.names if not hasattr(module, one.name)] == []
 
 
+@pytest.mark.long
+def test_the_search_splits_chinese_words() -> None:
+    pytest.importorskip("jieba")
+    index = pytest.importorskip("material.plugins.search.plugin").SearchIndex()
+    separator = re.search(r"separator: '(.*)'", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert separator
+    words = re.split(separator[1], index._segment_chinese("训练用的图片（LoRA）；对比图"))
+    assert {"训练", "图片", "LoRA"} <= set(words)
+
+
 @pytest.mark.parametrize("verb", CLI_COMMANDS)
 def test_every_option_has_a_sentence(verb: str) -> None:
     parser = command_parser(verb)
