@@ -143,7 +143,7 @@ def test_expectations_grow_with_what_is_asked(folder: Path) -> None:  # noqa: F8
     assert of("SDXL").weights > 2 * base.weights
     assert of(train_batch_size=8).activations == 4 * base.activations
     assert of(gradient_checkpointing=True).activations < 0.5 * base.activations
-    assert of(mixed_precision="no").activations == 2 * base.activations
+    assert of(mixed_precision="no").activations == pytest.approx(1.6 * base.activations)
     assert of(optimizer_type="AdamW8bit").training < base.training
 
 
@@ -155,7 +155,7 @@ def test_what_was_measured_is_expected(tmp_path: Path) -> None:
     model.parts = lambda: {"unet": model.unet}  # type: ignore[method-assign]
     found = run_preflight(data, model, parameter_count=3_200_000).expected  # type: ignore[arg-type]
     assert found is not None
-    assert abs((found.bytes - 4 * 84e6) / BYTES_IN_GIB - 4.36) < 0.5
+    assert abs((found.bytes - 4 * 84e6) / BYTES_IN_GIB - 4.36) < 0.3
 
 
 def test_small_models_take_their_time_too(folder: Path) -> None:  # noqa: F811

@@ -44,7 +44,7 @@ class UNetCost(NamedTuple):
         parameters: Number of parameters.
         linear_operations: Operations of a step for each latent pixel.
         quadratic_operations: Operations of a step for each square of latent pixels (attention).
-        activation_bytes: Bytes of activations for each latent pixel, in float32.
+        activation_bytes: Bytes of activations for each latent pixel, in mixed precision.
         checkpointed_share: The share of them that gradient checkpointing keeps, or has at once in one block.
     """
 
@@ -56,9 +56,9 @@ class UNetCost(NamedTuple):
 
 
 UNET_COSTS = {
-    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 7.0e5, 0.22),
-    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 6.5e5, 0.22),
-    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 1.15e6, 0.12),
+    "SD1": UNetCost(859.5e6, 3.346e8, 2.12e4, 3.5e5, 0.22),
+    "SD2": UNetCost(865.9e6, 3.347e8, 2.12e4, 3.25e5, 0.22),
+    "SDXL": UNetCost(2567.5e6, 7.43e8, 7.6e3, 5.75e5, 0.12),
 }
 
 

@@ -24,6 +24,8 @@ OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor
 """Bytes of an optimizer's state for each trained number in float32; 8 for the others (two float32)."""
 FP8_SHARE = 0.95
 """The share of the activations that is kept beside weights in 8 bits, whose convolutions keep no input."""
+FLOAT32_ACTIVATIONS = 1.6
+"""Bytes of activations in float32, of those in mixed precision, in which norms keep their inputs in float32 too."""
 _VAE_NUMBERS = 84e6
 
 
@@ -43,7 +45,7 @@ class RunSize:
         blocks: Numbers of the U-Net's blocks that can be swapped, the largest first; empty where none can.
         trained: Number of trained numbers.
         share: The U-Net's size, relative to that of its family.
-        activation_bytes: Bytes of activations for each latent pixel of such a U-Net, in float32.
+        activation_bytes: Bytes of activations for each latent pixel of such a U-Net, in mixed precision.
         largest_bucket: (width, height) in pixels.
         device: Where it is trained.
         checkpointed_share: The share of the activations that gradient checkpointing keeps.
@@ -108,7 +110,9 @@ def memory_need(recipe: Recipe, size: RunSize) -> MemoryNeed:
     state = OPTIMIZER_BYTES_PER_PARAMETER.get(recipe.optimizer_type.casefold(), 8) * own / 4
     training = size.trained * (own + (0 if recipe.fused_backward_pass else own) + state)
     area = size.largest_bucket[0] * size.largest_bucket[1] / VAE_SCALE_FACTOR**2 * recipe.train_batch_size
-    kept = size.activation_bytes * width / 4 * (size.checkpointed_share if recipe.gradient_checkpointing else 1)
+    kept = size.activation_bytes * (1 if half else FLOAT32_ACTIVATIONS)
+    if recipe.gradient_checkpointing:
+        kept *= size.checkpointed_share
     if recipe.fp8_base or recipe.fp8_base_unet:
         kept *= FP8_SHARE
     return MemoryNeed(weights, training, area * kept * min(size.share, 1))
