@@ -228,11 +228,16 @@ def parse_block_curve(text: str, parse: Callable[[str], BlockWeights]) -> BlockW
     Raises:
         BlockError: the text cannot be parsed; the message quotes it.
     """
+    rows, keyframes = _split_keyframes(text, split_block_keyframes(text))
+    return BlockWeightCurve(keyframes, tuple(parse(value) for value in rows))
+
+
+def split_block_keyframes(text: str) -> list[str]:
+    """Splits keyframes of block weights: at `;`, or at `,` where all weights are presets."""
     parts = text.split(";")
     if len(parts) == 1 and all(is_curve(part) for part in text.split(",")):
-        parts = text.split(",")
-    rows, keyframes = _split_keyframes(text, parts)
-    return BlockWeightCurve(keyframes, tuple(parse(value) for value in rows))
+        return text.split(",")
+    return parts
 
 
 def _split_keyframes(text: str, parts: list[str]) -> tuple[list[str], Keyframes]:

@@ -237,6 +237,8 @@ def test_presets_live_outside_and_round_trip(api: Client) -> None:
     api("POST", "/presets/rename", json={"name": "MINE", "to": "OURS"})
     said = api("POST", "/presets/import", json={"text": f"# a comment\nTHIRD:{mine}\n"})
     assert said["taken"] == ["THIRD"]
+    refused = api("POST", "/presets/import", 400, json={"text": f"NEW:{mine}\nTHIRD:{mine.replace('0.25', '1')}\n"})
+    assert "'THIRD' already exists with other weights" in refused["error"]
     assert {row["name"] for row in said["presets"] if row["own"]} == {"OURS", "THIRD"}
     api("PUT", "/presets", json={"name": "ALL", "values": mine})  # the user's own wins over the built-in one
     (row,) = (row for row in api("GET", "/presets")["presets"] if row["name"] == "ALL")

@@ -25,6 +25,7 @@ from lora_ext.file import sidecar_files
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.sidecar_files import load_sidecar_info, save_user_metadata
 from lora_ext.protocols import TagInsertion
+from lora_ext.web.lora_sets import LoraSet, export_set
 
 CIVITAI = {
     "trainedWords": ["catto", "fluffy fur", 7],
@@ -272,6 +273,9 @@ def test_a_set_is_saved_inserted_exported_and_imported(api: Client) -> None:
     assert made["prompt"] == f"a park {row['tags'][0]} {row['tags'][1]} fluffy" and made["negative"] == "bad"
     exported = api("GET", "/sets/export", params={"name": "pets"})["text"]
     assert face in exported and "MINE" not in exported
+    others = LoraSet("x", ["<lora:cat:1:lbw=mine>", "<lora:cat:1:lbw=MINE@0,ALL@0.5 cosine>"])
+    assert f"lbw={face}>" in export_set(others, {"MINE": face})
+    assert f"lbw={face}@0;ALL@0.5 cosine>" in export_set(others, {"MINE": face})
     assert "already exists" in api("POST", "/sets/import", 400, json={"text": exported})["error"]
     assert api("DELETE", "/sets", params={"name": "pets"}) == {"sets": []}
     (taken,) = api("POST", "/sets/import", json={"text": exported})["sets"]

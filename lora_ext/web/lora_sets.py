@@ -14,6 +14,7 @@ from ..file.lora_library import LoraLibrary
 from ..file.sidecar_files import as_text
 from ..json_text import parse_json
 from ..lora_tags import parse_lora_tags
+from ..weight_curve import is_curve, split_block_keyframes
 from .json_store import JsonStore
 
 SETS_FILE = "sets.json"
@@ -155,9 +156,17 @@ def export_set(one: LoraSet, presets: Mapping[str, str]) -> str:
         The text.
     """
     tags = parse_lora_tags("\n".join(one.tags))[1]
-    portable = [replace(tag, lbw=presets.get(tag.lbw or "", tag.lbw)) for tag in tags]
+    portable = [replace(tag, lbw=tag.lbw and _with_numbers(tag.lbw, presets)) for tag in tags]
     row = {"tags": [tag.format_tag() for tag in portable], "words": one.words, "negative": one.negative}
     return json.dumps({FORMAT_KEY: FORMAT, "sets": {one.name: row}}, ensure_ascii=False, indent=1)
+
+
+def _with_numbers(lbw: str, presets: Mapping[str, str]) -> str:
+    """Block weights, or keyframes of them, with the numbers of presets instead of their names, in any case."""
+    if not is_curve(lbw):
+        return presets.get(lbw) or {name.upper(): values for name, values in presets.items()}.get(lbw.upper(), lbw)
+    parts = [part.strip() for part in split_block_keyframes(lbw)]
+    return ";".join(re.sub(r"^[^@~\s]+", lambda name: _with_numbers(name[0], presets), part) for part in parts)
 
 
 def import_sets(text: str) -> list[LoraSet]:

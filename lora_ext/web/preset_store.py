@@ -82,10 +82,18 @@ class PresetStore:
         return _lines(self.own_presets())
 
     def import_text(self, text: str) -> list[str]:
-        """Imports lines `NAME:v,v,…`; the names taken. Raises BlockError that quotes the first line that is wrong."""
-        found = parse_block_presets(text)
+        """Imports lines `NAME:v,v,…`; the names taken.
+
+        Raises BlockError that quotes the first line that is wrong, and where one would replace other weights.
+        """
+        found, own = parse_block_presets(text), self.own_presets()
         if not found:
             raise BlockError("no line has the form NAME:1,0,1,…")
+        other = next((name for name, values in found.items() if own.get(name, values) != values), None)
+        if other is not None:
+            raise BlockError(
+                f"a preset {other!r} already exists with other weights; rename or delete it first, nothing was imported"
+            )
         self.save(found)
         return list(found)
 
