@@ -16,6 +16,7 @@ from test_compare_sheet import FrameRenderer, sheet
 from test_lora_library import put
 from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
+from lora_ext.command_line import check_output_path
 from lora_ext.compare.build_sheet import build_sheet
 from lora_ext.compare.cell_store import CellStore as SheetStore
 from lora_ext.compare.scores import Scorer
@@ -23,6 +24,7 @@ from lora_ext.errors import FileError, TrainError
 from lora_ext.file import saving
 from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.saving import FileInUseError, replace_file, replacing_file, save_here_or_beside
+from lora_ext.tools.merge_into_checkpoint import merge_into_checkpoint
 from lora_ext.tools.merge_into_folder import replacing_folder
 from lora_ext.train.data.content_cache import TensorCache
 from lora_ext.train.run import training_state
@@ -94,6 +96,21 @@ def test_a_file_that_this_system_protects(tmp_path: Path) -> None:
         assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
     finally:
         subprocess.run([chattr, "-i", str(path)], check=True)
+
+
+def test_a_protected_file_and_a_link_are_refused_before_the_work(tmp_path: Path) -> None:
+    protected, link = tmp_path / "kept.safetensors", tmp_path / "link.safetensors"
+    protected.write_text("old", encoding="utf-8")
+    protected.chmod(0o444)
+    link.symlink_to("elsewhere.safetensors")
+    for path, says in ((protected, "write-protected"), (link, "is a link")):
+        with pytest.raises(FileError, match=says), replacing_file(path, overwrite=True) as part:
+            part.write_text("new", encoding="utf-8")
+        with pytest.raises(FileError, match=says):
+            check_output_path(path, overwrite=True)
+        with pytest.raises(FileError, match=says):
+            merge_into_checkpoint(tmp_path, [], path, overwrite=True)
+    assert protected.read_text(encoding="utf-8") == "old" and not (tmp_path / "elsewhere.safetensors").exists()
 
 
 def test_another_error_is_no_held_file(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ _LEFTOVER_AGE = 24 * 3600
 _IN_USE_ERRORS = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 
+def _in_use(path: Path) -> FileInUseError:
+    return FileInUseError(
+        f"{path} cannot be written: another program has it open (a spreadsheet, a viewer, a web UI?) or it is "
+        "write-protected; close it there and try again, nothing was changed"
+    )
+
+
 def replace_file(source: Path, target: Path, named_path: Path | None = None) -> None:
     """Renames a file or folder, in place of one that is there. On an error nothing has moved.
 
@@ -138,11 +145,7 @@ def replace_file(source: Path, target: Path, named_path: Path | None = None) -> 
             if error.errno not in _IN_USE_ERRORS:
                 raise
             if pause is None:
-                raise FileInUseError(
-                    f"{named_path or target} cannot be written: another program has it open "
-                    "(a spreadsheet, a viewer, a web "
-                    "UI?) or it is write-protected; close it there and try again, nothing was changed"
-                ) from error
+                raise _in_use(named_path or target) from error
             time.sleep(pause)
 
 
@@ -185,6 +188,22 @@ def save_here_or_beside(path: Path, write: Callable[[Path], object], notify: Cal
         return other
 
 
+def check_replaceable(path: Path) -> None:
+    """Checks that a path is no link and no write-protected file, which a new one could take the place of all the same.
+
+    Args:
+        path: the file to write.
+
+    Raises:
+        FileError: it is a link.
+        FileInUseError: nobody may write it.
+    """
+    if path.is_symlink():
+        raise FileError(f"{path} is a link, and nothing is written through links; remove it, or choose another name")
+    if path.is_file() and not path.stat().st_mode & 0o222:
+        raise _in_use(path)
+
+
 @contextlib.contextmanager
 def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iterator[Path]:
     """Writes a file whole or not at all: yields a temporary file beside `path` and moves it onto `path` afterwards.
@@ -212,8 +231,7 @@ def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iter
         >>> path.read_text()
         'whole'
     """
-    if path.is_symlink():
-        raise FileError(f"{path} is a link, and nothing is written through links; remove it, or choose another name")
+    check_replaceable(path)
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a file")
     if not overwrite and path.exists():
