@@ -291,6 +291,7 @@ def test_metadata_shows_sets_strips_and_keeps_tensors(run: Run) -> None:
     status, _, err = run("metadata", "a.safetensors", "--overwrite", "--remove", "ss_network_dm")
     assert status == 2 and "did you mean 'ss_network_dim'" in err
     assert run("metadata", "a.safetensors", "--overwrite", "--set", "novalue")[0] == 2
+    assert "'x' twice" in run("metadata", "a.safetensors", "--overwrite", "--set", "x=1", "--set", "x=2")[2]
 
 
 @pytest.mark.long

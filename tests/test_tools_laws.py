@@ -271,6 +271,15 @@ def test_reweight_takes_rules_and_keeps_factors() -> None:
             assert name == "alpha" or torch.equal(tensor, made.adapters[where].tensors[name])
 
 
+def test_what_changes_nothing_is_told() -> None:
+    file = file_of("lora", 1)
+    unused = BlockWeights(rules=parse_element_rules("IN00-OUT11:atn:0"))
+    assert "resize changes ranks" in "".join(convert_lora(file, rank=2)[1].notes)
+    assert "every weight is 1" in "".join(reweight_lora(file)[1].notes)
+    assert "'IN00-OUT11:atn:0' applies to no layer" in "".join(reweight_lora(file, unused, te=0.5)[1].notes)
+    assert not reweight_lora(file, te=0.5)[1].notes and not convert_lora(file)[1].notes
+
+
 @settings(max_examples=25)
 @given(st.sampled_from([None, *DYLORA_SCALE_RULES]), st.integers(1, 8), st.integers(1, 8), ALPHAS)
 def test_split_at_full_rank_is_the_file_and_prefixes_act_as_trained(

@@ -85,6 +85,8 @@ def convert_lora(
     if to not in TARGET_KEY_FORMATS:
         raise ToolError(f"unknown key format {to!r}{did_you_mean(to, TARGET_KEY_FORMATS)}")
     file, report = open_source("convert", file)
+    if rank and not bake and all(adapter.kind == "LoRA" for adapter in file.adapters.values()):
+        report.add_note("the rank changes nothing: every layer is a LoRA already; resize changes ranks")
     adapters: dict[LayerId, Adapter] = {}
     for layer_id in track(list(file.adapters), "convert"):
         adapters[layer_id] = _layer(file, layer_id, None if bake else rank, dtype, torch.device(device), report)

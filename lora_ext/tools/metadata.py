@@ -66,7 +66,7 @@ def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
     """Parses `key=value` texts; a value may contain `=`.
 
     Raises:
-        ToolError: a text without `=` or without a key; the message quotes it.
+        ToolError: a text without `=` or without a key, or a key that is given twice; the message quotes it.
 
     Example:
         >>> parse_key_values(["ss_output_name=cat", "note=a=b"])
@@ -77,6 +77,8 @@ def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ToolError(f"{text!r} is not key=value, such as ss_output_name=cat")
+        if key.strip() in found:
+            raise ToolError(f"--set gives {key.strip()!r} twice; keep one of them")
         found[key.strip()] = value
     return found
 

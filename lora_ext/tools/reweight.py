@@ -77,6 +77,8 @@ def reweight_lora(
         report.layers.append(LayerReport(str(layer_id), adapter.rank, adapter.rank, note=f"weight {weight:g}"))
     if not adapters:
         raise ToolError(f"every layer of {file.name} has weight 0; nothing would be left")
+    if all(spec.weight_at(layer_id) == 1 for layer_id in file.adapters):
+        report.add_note("every weight is 1: no layer was changed")
     if left_out:
         report.left_out[file.name] = left_out
         report.add_note("layers with weight 0 are left out")
