@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
 from .file.lora_file import is_tensor_finite
-from .file.saving import check_replaceable
+from .file.saving import check_not_protected
 from .precisions import SAVE_PRECISIONS, parse_precision_name
 from .rank_reduction import DYNAMIC_RANK_METHODS, RankRule
 
@@ -245,7 +245,7 @@ def check_output_path(
         if any(Path(source).exists() and path.samefile(source) for source in inputs):
             raise ToolError(f"{path} is one of the inputs; choose another name or give --overwrite")
         raise ToolError(f"{path} exists; choose another name or give --overwrite")
-    check_replaceable(path)
+    check_not_protected(path)
     return path
 
 

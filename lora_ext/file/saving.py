@@ -188,7 +188,7 @@ def save_here_or_beside(path: Path, write: Callable[[Path], object], notify: Cal
         return other
 
 
-def check_replaceable(path: Path) -> None:
+def check_not_protected(path: Path) -> None:
     """Checks that a path is no link and no write-protected file, which a new one could take the place of all the same.
 
     Args:
@@ -231,7 +231,7 @@ def replacing_file(path: Path, *, overwrite: bool, durable: bool = True) -> Iter
         >>> path.read_text()
         'whole'
     """
-    check_replaceable(path)
+    check_not_protected(path)
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a file")
     if not overwrite and path.exists():

@@ -18,7 +18,7 @@ from ..block_weights import UNIFORM_WEIGHTS, parse_block_weights
 from ..command_line import SVD_ONLY_OPTIONS, parse_device, parse_precision
 from ..errors import ToolError
 from ..file.loading import load_lora_file
-from ..file.saving import check_replaceable
+from ..file.saving import check_not_protected
 from ..progress import Track, no_progress, progress_bar
 from .checkpoint_changes import TORCH_SUFFIXES, CheckpointFilePlan, assign_adapters, save_checkpoint_file
 from .checkpoint_keys import find_weight_locations
@@ -153,7 +153,7 @@ def check_checkpoint_output(checkpoint: Path, save_to: Path, overwrite: bool, in
         raise ToolError(f"{save_to} {what}; choose another name or give --overwrite")
     if any(path is not None and path.exists() and save_to.exists() and save_to.samefile(path) for path in inputs):
         raise ToolError(f"{save_to} is one of the LoRA files; choose another name")
-    check_replaceable(save_to)
+    check_not_protected(save_to)
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
