@@ -30,6 +30,7 @@ from lora_ext.train.config.optimizers import (
 from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.recipe_option import LR_SCHEDULERS
+from lora_ext.train.run.training_step import TrainingStepper
 
 
 def at_hand(name: str) -> bool:
@@ -222,6 +223,14 @@ def test_a_rate_that_must_be_given_and_a_library_without_code_for_the_device(mon
     assert build_optimizer(Recipe(optimizer_type="NeedsRate"), groups()).param_groups[0]["lr"] == 1e-3
     with pytest.raises(TrainError, match=r"bitsandbytes 0.44 does not work on cpu here .* set optimizer_type AdamW"):
         build_optimizer(Recipe(optimizer_type="WithoutCode"), groups())
+
+
+def test_an_optimizer_that_divides_by_a_first_gradient_of_0_says_so() -> None:
+    stepper = object.__new__(TrainingStepper)
+    stepper.scaler, stepper.recipe = None, Recipe(optimizer_type="DAdaptSGD")
+    stepper.optimizer = SimpleNamespace(step=lambda: 1 / 0)  # type: ignore[assignment]
+    with pytest.raises(TrainError, match=r"DAdaptSGD cannot step .*division by zero.* AdamW"):
+        stepper._step_optimizer()
 
 
 def groups() -> list[dict[str, object]]:

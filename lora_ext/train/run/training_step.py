@@ -129,17 +129,17 @@ class TrainingStepper:
 
     def _step_optimizer(self) -> bool:
         """Steps the optimizer; False if half-precision gradients overflowed, which leaves everything as it was."""
-        if self.scaler is None:
-            try:
+        try:
+            if self.scaler is None:
                 self.optimizer.step()
-            except ArithmeticError as error:  # DAdaptSGD, where the first gradient is 0
-                raise TrainError(
-                    f"{self.recipe.optimizer_type} cannot step from these gradients ({error}); set another "
-                    "optimizer_type, such as AdamW"
-                ) from None
-            return True
-        before = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
+                return True
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+        except ArithmeticError as error:  # DAdaptSGD, where the first gradient is 0
+            raise TrainError(
+                f"{self.recipe.optimizer_type} cannot step from these gradients ({error}); set another optimizer_type, "
+                "such as AdamW"
+            ) from None
         self.scaler.update()
         return bool(self.scaler.get_scale() >= before)
 
