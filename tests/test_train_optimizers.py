@@ -30,6 +30,7 @@ from lora_ext.train.config.optimizers import (
 from lora_ext.train.config.recipe import Recipe, UserOptimizerClass
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.recipe_option import LR_SCHEDULERS
+from lora_ext.train.run.memory_plan import OPTIMIZER_BYTES_PER_PARAMETER
 from lora_ext.train.run.training_step import TrainingStepper
 
 
@@ -86,6 +87,23 @@ def test_several_rates_where_one_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert not optimizer_advice(alike)
     (told,) = optimizer_advice(replace(alike, token_string="sks", inversion_continue=True))
     assert "the new token is trained at it too, not at inversion_lr 0.0005" in told
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if at_hand(name)])
+def test_an_optimizer_s_state_has_the_bytes_that_are_estimated(name: str) -> None:
+    rate = 1.0 if OPTIMIZERS[name].has_own_rate else 1e-3
+    p = torch.nn.Parameter(torch.randn(16, 640))
+    made = build_optimizer(Recipe(optimizer_type=name), [{"params": [p], "lr": rate, "name": "unet"}])
+    if is_schedule_free(made):
+        made.train()  # type: ignore[attr-defined]
+    for _ in range(2):
+        p.grad = torch.randn_like(p)
+        made.step()
+    parts = [part for part in made.state[p].values() if isinstance(part, (torch.Tensor, list))]
+    tensors = [tensor for part in parts for tensor in (part if isinstance(part, list) else [part])]
+    # one storage may have two names; tables of 256 numbers do not grow with the parameter
+    sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.numel() > 256}
+    assert abs(sum(sizes.values()) / p.numel() - OPTIMIZER_BYTES_PER_PARAMETER.get(name.casefold(), 8)) < 1
 
 
 OWN_SCHEDULES = ("rex", "piecewise_constant")  # transformers has neither

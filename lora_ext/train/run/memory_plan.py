@@ -20,7 +20,12 @@ from ..network.stored_weights import stored_layers, swappable_blocks
 
 LIBRARY_BYTES = 0.4 * 2.0**30
 """Memory of torch and its libraries without any model."""
-OPTIMIZER_BYTES_PER_PARAMETER = {"adamw8bit": 2, "lion": 4, "sgd": 0, "adafactor": 1, "prodigy": 16, "lion8bit": 1}
+OPTIMIZER_BYTES_PER_PARAMETER = {
+    "adamw8bit": 2, "pagedadamw8bit": 2, "lion8bit": 1, "pagedlion8bit": 1, "sgdnesterov8bit": 1, "lion": 4, "tiger": 4,
+    "sgd": 0, "sgdnesterov": 4, "sgdschedulefree": 4, "adafactor": 1, "came": 5, "prodigyplusschedulefree": 5,
+    "ranger": 12, "ademamix": 12, "adan": 16, "prodigy": 16, "dadaptation": 12, "dadaptadampreprint": 12,
+    "dadaptadam": 12, "dadaptadagrad": 12, "dadaptsgd": 12, "dadaptadan": 20, "dadaptadanip": 20,
+}  # fmt: skip
 """Bytes of an optimizer's state for each trained number in float32; 8 for the others (two float32)."""
 FP8_SHARE = 0.95
 """The share of the activations that is kept beside weights in 8 bits, whose convolutions keep no input."""
