@@ -78,8 +78,8 @@ class Server:
             time.sleep(0.2)
 
     def clean(self) -> None:
-        """Removes the networks that tests made, so that a test begins as every other, also at its second try."""
-        for made in (self.data / "loras").iterdir():
+        """Removes networks and pictures that tests made, so that a test begins as any other, also at its second try."""
+        for made in [*(self.data / "loras").iterdir(), *(self.data / "outputs").iterdir()]:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
 
     def stop(self) -> None:
