@@ -105,9 +105,9 @@ def test_nothing_is_suggested_where_nothing_can_be_said(library: LoraLibrary) ->
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"noise": [0, 0, 0, 0.05]}, "noisy"),
+        ({"noise": [0, 0, 0, 0.05]}, "too noisy"),
         ({"burnt": [0, 0, 0, 0.31]}, "burnt"),
-        ({"sharpness": [1, 1, 1, 0.4]}, "blurred"),
+        ({"sharpness": [1, 1, 1, 0.4]}, "too blurred"),
     ],
 )
 def test_damaged_cells_are_left_out_and_the_reason_says_why(

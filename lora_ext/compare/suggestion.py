@@ -117,8 +117,8 @@ class Choice:
         """What is wrong with its pictures, judged without training pictures; "" if nothing is."""
         found = {
             "burnt (colours at the ends of their scale)": self.burnt >= BURNT,
-            "noisy": self.noise >= NOISY,
-            "blurred": self.sharpness < DULL,
+            "too noisy": self.noise >= NOISY,
+            "too blurred": self.sharpness < DULL,
             "alike for all seeds": self.collapsed,
         }
         return next((word for word, is_so in found.items() if is_so), "")

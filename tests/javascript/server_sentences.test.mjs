@@ -22,6 +22,14 @@ test("a part of a sentence is translated too, and may be missing", () => {
     setTranslations({});
 });
 
+test("a name that reads like a part of a sentence stays a name", () => {
+    const exists = "{0} already exists; choose another name";
+    setTranslations({ [exists]: "{0} 已存在", "step {0}": "第 {0} 步" });
+    assert.equal(pageWords("step 4 already exists; choose another name"), "step 4 已存在");
+    assert.equal(pageWords("{1} $& already exists; choose another name"), "{1} $& 已存在");
+    setTranslations({});
+});
+
 test("a report of several parts is translated part by part", () => {
     const fits = { "{0}{1}: {2} of {3} layers apply": "{0}：{2}/{3}{1}", "{0} keys not understood": "{0} 个键" };
     setTranslations({ ...fits, "{0} not in this model's {1}": "{1} 没有 {0}", "; ": "；" });

@@ -9,6 +9,9 @@ afterEach(() => setTranslations({}));
 test("one thing has its own form in English", () => {
     assert.equal(t("{0} files", 1), "1 file");
     assert.equal(t("{0} files", 2), "2 files");
+    const samples = "{0} pictures × {1} repeats × {2} epochs = {3} samples; {4} suit {5}";
+    assert.equal(t(samples, 20, "1", 1, 20, 1, "x"), "20 pictures × 1 repeat × 1 epoch = 20 samples; 1 suit x");
+    assert.equal(t("{0} pictures have no mask; their whole area is trained", "1").slice(0, 20), "1 picture has no mas");
     setTranslations({ "{0} files": "ファイル {0} 個" });
     assert.equal(t("{0} files", 1), "ファイル 1 個");
 });

@@ -56,7 +56,7 @@ def test_a_failed_a_stopped_and_a_finished_job(captioning: tuple[Any, Path]) -> 
     panel, folder = captioning
     write_captions(panel, "blip")
     job = panel.locator(".lx-job:visible")
-    message = "p1.png could not be described: RuntimeError: the model is broken; the 1 captions written before stay"
+    message = "p1.png could not be described: RuntimeError: the model is broken; the 1 caption written before stays"
     job.get_by_text(message).wait_for()
     assert texts(folder) == ["a first circle"]
     details = panel.locator("details", has_text="Describe pictures")

@@ -81,7 +81,7 @@ def test_words_of_the_captions_filter_and_are_removed(page: Any, server: Server)
     panel.get_by_text("Words of the captions").click()
     for word in ("outdoors", "a cat"):
         panel.locator(".lx-cloud button", has_text=word).click()
-    panel.get_by_text("outdoors + a cat: in 1 captions, shown below").wait_for()
+    panel.get_by_text("outdoors + a cat: in 1 caption, shown below").wait_for()
     assert panel.locator(".lx-picture:visible textarea").evaluate_all("all => all.map(one => one.value)") == [
         "a cat, outdoors"
     ]

@@ -92,6 +92,9 @@ function pattern(sentence) {
     return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)")}$`, "s");
 }
 
+/** A sentence that begins with the name of what it is about, which may read like a part of a sentence: "step 4". */
+const NAMED = /^\{\d\} [a-z]/;
+
 /**
  * A sentence with its pattern, and the longest of its pieces: a text without that needs no look at the pattern.
  * @param {string} sentence
@@ -101,7 +104,14 @@ function pattern(sentence) {
 function row(sentence, shown, isPart = false) {
     const pieces = sentence.split(/\{\d\}/);
     const [piece] = [...pieces].sort((a, b) => b.length - a.length);
-    return { shown, isPart, piece, letters: pieces.join("").length, fits: pattern(sentence) };
+    return {
+        shown,
+        isPart,
+        piece,
+        letters: pieces.join("").length,
+        fits: pattern(sentence),
+        isNamed: NAMED.test(sentence),
+    };
 }
 
 const lists = [
@@ -135,9 +145,12 @@ function oneSentence(text, isPart) {
     for (const known of rows) {
         if ((known.isPart && !isPart) || !text.includes(known.piece)) continue;
         const match = known.fits.exec(text);
+        if (!match) continue;
+        const isName = (/** @type {number} */ i) => i === 0 && known.isNamed && !known.isPart;
         // a part may be a sentence too, such as why something is so, or the names that were meant
-        if (match)
-            return t(known.shown, ...match.slice(1).map((part) => (part.length < text.length ? said(part) : part)));
+        const words = (/** @type {string} */ part, /** @type {number} */ i) =>
+            isName(i) || part.length === text.length ? part : said(part);
+        return t(known.shown, ...match.slice(1).map(words));
     }
     return null;
 }

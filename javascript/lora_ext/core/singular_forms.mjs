@@ -1,7 +1,7 @@
 // English texts that read otherwise for one thing. Japanese and Chinese have one form for every number.
 
 /** Text with {0} things → the text for one. @type {Record<string, string>} */
-export const SINGULAR = {
+const SINGULAR = {
     "{0} captions came with them": "{0} caption came with them",
     "{0} pictures added": "{0} picture added",
     "{0} pictures have no caption with the trigger word": "{0} picture has no caption with the trigger word",
@@ -44,4 +44,47 @@ export const SINGULAR = {
         "{0} group of files that hold the same network, found among {1} files",
     "{0} files were compared by their bytes alone: unreadable, or tied to a base model.":
         "{0} file was compared by its bytes alone: unreadable, or tied to a base model.",
+    "; the {0} captions written before stay": "; the {0} caption written before stays",
+    "{0} damaged layers of {1} left out: {2}": "{0} damaged layer of {1} left out: {2}",
+    "WARNING: {0} damaged layers are skipped, the others apply: {1}.":
+        "WARNING: {0} damaged layer is skipped, the others apply: {1}.",
+    "{0} layers need the base model's weights and stay as they are":
+        "{0} layer needs the base model's weights and stays as it is",
+    "{0} layers need the base model's weights or have no rank, and stay as they are":
+        "{0} layer needs the base model's weights or has no rank, and stays as it is",
+    "{0} layers need the base model's weights and are left out; merging into a checkpoint can merge them":
+        "{0} layer needs the base model's weights and is left out; merging into a checkpoint can merge it",
+    "{0} entries were not understood, such as {1}": "{0} entry was not understood: {1}",
+    "{0} training runs are among the LoRA files{1}": "{0} training run is among the LoRA files{1}",
+    "{0} pictures are cropped by hand": "{0} picture is cropped by hand",
+    "{0} pictures are kept apart for validation": "{0} picture is kept apart for validation",
+    "{0} pictures are much smaller than their bucket and become blurred; set a lower resolution":
+        "{0} picture is much smaller than its bucket and becomes blurred; set a lower resolution",
+    "{0} pictures directly in {1} are not used, because it has folders such as {2}":
+        "{0} picture directly in {1} is not used, because it has folders such as {2}",
+    "{0} pictures have a painted mask; what it leaves out is not learned":
+        "{0} picture has a painted mask; what it leaves out is not learned",
+    "{0} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one":
+        "{0} picture has neither a caption nor a folder such as '10_concept'; it gets an empty one",
+    "{0} pictures have no mask; their whole area is trained": "{0} picture has no mask; its whole area is trained",
+    "and {0} more such pictures": "and {0} more such picture",
+    "none of the {0} pictures can be read; the first: {1}": "the only picture cannot be read: {1}",
+    "skipped: {0} more pictures that cannot be read": "skipped: {0} more picture that cannot be read",
+    "Overfitting: {0} of {1} pictures are nearly copies of training pictures: {2}.":
+        "Overfitting: {0} of {1} pictures is nearly a copy of a training picture: {2}.",
 };
+
+const THINGS =
+    "caption column epoch file group key layer number pair picture region repeat sample step tag token value";
+/** What longer texts count. Where a verb follows, which has a form of its own, the text stands above. */
+const COUNTED = new RegExp(`(\\{(\\d)\\} (?:${THINGS.replaceAll(" ", "|")}))s\\b(?! (?:are|have|need|were)\\b)`, "g");
+
+/**
+ * An English text with the right words for one thing.
+ * @param {string} text
+ * @param {(string | number)[]} values
+ */
+export function englishFor(text, values) {
+    const whole = (Number(values[0]) === 1 && SINGULAR[text]) || text;
+    return whole.replace(COUNTED, (many, one, place) => (Number(values[place]) === 1 ? one : many));
+}

@@ -1,5 +1,5 @@
 // The page's texts. The English text is the key of its translations.
-import { SINGULAR } from "./singular_forms.mjs";
+import { englishFor } from "./singular_forms.mjs";
 
 /** @type {Record<string, string>} */
 let translations = {};
@@ -11,13 +11,12 @@ export function setTranslations(table) {
 
 /**
  * A text in the page's language, with {0}, {1}, … filled in. The web UI's own localization comes second.
- * @param {string} text where its form depends on a number, that is {0}
+ * @param {string} text
  * @param {...(string | number)} values
  */
 export function t(text, ...values) {
     const page = /** @type {{ localization?: Record<string, string> }} */ (globalThis);
-    const english = (Number(values[0]) === 1 && SINGULAR[text]) || text;
-    const translated = translations[text] || (page.localization || {})[text] || english;
+    const translated = translations[text] || (page.localization || {})[text] || englishFor(text, values);
     // in one go: a value may itself have {1} in it
     return translated.replace(/\{(\d)\}/g, (place, i) => (i in values ? String(values[i]) : place));
 }
