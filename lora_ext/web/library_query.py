@@ -230,18 +230,19 @@ def _passes(file: _KnownFile, query: LibraryQuery) -> bool:
 
 
 def _sort_by_match(files: list[_KnownFile], search: str) -> None:
-    """Sorts in place: exact matches of the name first, then names beginning with the search, then names with all its
-    words, then others; newest first.
+    """Sorts in place: the name itself first, with folders before without, then names beginning with the search, then
+    names with all its words, then others; newest first.
     """
     wanted = search.strip().casefold()
     words = wanted.split()
 
-    def sort_key(file: _KnownFile) -> tuple[bool, bool, bool, int]:
+    def sort_key(file: _KnownFile) -> tuple[bool, bool, bool, bool, int]:
         entry = file.entry
         names = [name.casefold() for name in (entry.name, entry.relative_name, entry.alias) if name]
         joined = " ".join(names)
         begins, has_all = any(name.startswith(wanted) for name in names), all(word in joined for word in words)
-        return wanted not in names, not begins, not has_all, -entry.stamp[0]
+        is_whole = wanted == entry.relative_name.casefold()
+        return not is_whole, wanted not in names, not begins, not has_all, -entry.stamp[0]
 
     files.sort(key=sort_key)
 

@@ -90,8 +90,9 @@ def test_a_caption_half_typed_survives_a_reload(page: Any, server: Server) -> No
     box.press("End")
     box.press_sequentially(" half")
     page.reload()
-    box = open_pictures(page).get_by_label(re.compile("Caption of .*p1.png"))
-    assert box.input_value() == f"{was} half"
+    box = page.get_by_label(re.compile("Caption of .*p1.png"))  # the address names the page of the panel
+    box.wait_for()
+    assert page.url.endswith("#lora/train/data") and box.input_value() == f"{was} half"
     page.get_by_text("not saved yet").wait_for()
     assert (caption.read_bytes() if caption.exists() else None) == before
     try:

@@ -88,7 +88,8 @@ def test_changes_of_weights_are_undone_and_redone(page: Any) -> None:
 
 @pytest.mark.one_page
 def test_enter_chooses_the_file_of_the_name_typed(page: Any, server: Server) -> None:
-    for name in ("striped-new", "my-striped"):  # newer than striped
+    (server.data / "loras" / "zz").mkdir()
+    for name in ("zz/striped", "striped-new", "my-striped"):  # newer than striped
         small(server.data / "loras" / f"{name}.safetensors")
     panel = go(page, "weights")
     picker = panel.locator(".lx-picker:visible").first
@@ -98,8 +99,9 @@ def test_enter_chooses_the_file_of_the_name_typed(page: Any, server: Server) -> 
     page.keyboard.press("Enter")  # at once, before the answer
     picker.get_by_role("status").get_by_text("Chosen: striped", exact=True).wait_for()
     assert picker.locator(".lx-pick b").inner_text() == "striped"
+    assert picker.locator(".lx-pick small").inner_text().startswith("SD1")
     picker.locator(".lx-pick").click()
-    picker.locator(".lx-item").first.wait_for()
+    picker.locator(".lx-item", has_text="zz/").wait_for()  # files of one name are told apart
     page.keyboard.press("ArrowDown")
     marked = picker.get_by_role("combobox").get_attribute("aria-activedescendant")
     assert picker.locator(f"#{marked}").get_attribute("aria-selected") == "true"
@@ -122,6 +124,29 @@ def test_escape_closes_what_is_open(page: Any) -> None:
     jobs.wait_for(state="hidden")
     until(page, "() => document.activeElement.matches('.lx-job-menu-face')")
     assert page.locator(".lx-job-menu-face").get_attribute("aria-expanded") == "false"
+    files = go(page, "files")
+    files.locator(".lx-file").first.click(modifiers=["Control"])
+    tag = files.get_by_role("button", name="Tag…")
+    tag.click()
+    until(page, "() => document.activeElement.matches('.lx-selection input')")
+    page.keyboard.press("Escape")
+    assert tag.get_attribute("aria-expanded") == "false" and files.locator(".lx-selection input").count() == 0
+    assert tag.evaluate("button => button === document.activeElement")
+    page.locator("#lx-tab-files").focus()
+    page.keyboard.press("Escape")
+    files.locator(".lx-selection").wait_for(state="hidden")
+
+
+@pytest.mark.one_page
+def test_what_gets_the_focus_is_not_below_the_bar_of_panels(page: Any) -> None:
+    panel = go(page, "weights")
+    choose(panel, "framed")
+    panel.locator(".lx-about", has_text="SD1").wait_for()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    face = panel.locator(".lx-pick")
+    face.focus()
+    bar = page.locator(".lx-top").bounding_box()
+    assert face.bounding_box()["y"] >= bar["y"] + bar["height"]
 
 
 def test_sliders_to_text_to_prompt_to_picture(page: Any, server: Server) -> None:

@@ -8,6 +8,7 @@ const closables = [];
 /** @param {KeyboardEvent} event */
 function closeNewest(event) {
     if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (event.target instanceof Element && event.target.closest("dialog")) return; // which the browser closes
     const open = [...closables].reverse().find(({ isOpen }) => isOpen());
     if (!open) return;
     event.preventDefault();

@@ -5,7 +5,7 @@ import { closeOnEscape } from "../core/escape.mjs";
 import { showingErrors } from "../core/messages.mjs";
 import { loadStored } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
-import { describeRow, thumbnail } from "./lora_row.mjs";
+import { describeRow, folderText, thumbnail } from "./lora_row.mjs";
 import { SearchList } from "./search_list.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
@@ -48,7 +48,7 @@ export class LoraPicker {
             "span",
             { class: "lx-pick-text" },
             h("b", {}, row ? row.title : t("Choose a LoRA")),
-            h("small", {}, row ? describeRow(row) : t("newest first")),
+            h("small", {}, row ? [folderText(row), describeRow(row)].join(" ").trim() : t("newest first")),
         );
         setChildren(this.face, thumbnail(row), text, h("span", { class: "lx-chevron", "aria-hidden": "true" }));
     }

@@ -40,6 +40,9 @@ export const rowKey = (row) =>
  */
 export const markText = ({ marks }) => `${marks.favourite ? "♥" : ""}${"★".repeat(marks.rating)}`;
 
+/** The folder that a file is in, by which files of one name are told apart; "" at the top. @param {LibraryRow} row */
+export const folderText = ({ name }) => (name.includes("/") ? `${name.slice(0, name.lastIndexOf("/"))}/` : "");
+
 /**
  * Base, kind and rank in one line.
  * @param {LibraryRow} row

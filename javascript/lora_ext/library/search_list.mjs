@@ -6,7 +6,7 @@ import { pageWords } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 import { searchInput } from "../controls/basic.mjs";
 import { LibraryGrid } from "./library_grid.mjs";
-import { describeRow, markText, rowKey, thumbnail } from "./lora_row.mjs";
+import { describeRow, folderText, markText, rowKey, thumbnail } from "./lora_row.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 
@@ -92,7 +92,11 @@ export class SearchList {
                 "span",
                 { class: "lx-pick-text" },
                 h("b", {}, row.title),
-                h("small", {}, [describeRow(row) || pageWords(row.error || ""), markText(row)].join(" ")),
+                h(
+                    "small",
+                    {},
+                    [folderText(row), describeRow(row) || pageWords(row.error || ""), markText(row)].join(" "),
+                ),
             ),
         );
     }

@@ -95,11 +95,14 @@ function formButtons(place, forms) {
         );
         return one;
     });
+    const opener = () => buttons.find((one) => one.getAttribute("aria-expanded") === "true");
     const close = () => {
+        const open = opener();
+        if (place.contains(document.activeElement)) open?.focus();
+        open?.setAttribute("aria-expanded", "false");
         setChildren(place);
-        for (const one of buttons) one.setAttribute("aria-expanded", "false");
     };
-    return { buttons, close };
+    return { buttons, close, isOpen: () => Boolean(opener()) };
 }
 
 const jobView = () =>
@@ -164,5 +167,5 @@ export function selectionBar(selection, list) {
         count.textContent = t("{0} selected", selection.names.size);
         forms.close(); // a form belongs to the files that were selected when it was opened
     };
-    return { element: h("div", { class: "lx-bulk" }, bar, out, job.element), canUndo, undo, all, job, show };
+    return { element: h("div", { class: "lx-bulk" }, bar, out, job.element), canUndo, undo, all, job, show, forms };
 }

@@ -1,6 +1,7 @@
 // The Files panel: the library as cards, what can be done with several files, and one file's details.
 import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
+import { closeOnEscape } from "../core/escape.mjs";
 import { on } from "../core/events.mjs";
 import { formatBytes, formatDate } from "../core/format.mjs";
 import { showingErrors } from "../core/messages.mjs";
@@ -163,7 +164,8 @@ function listWithDetails(panel) {
 }
 
 /**
- * Ctrl+A selects all, Ctrl+Z takes the last move back, Escape ends selecting; not while something is typed.
+ * Ctrl+A selects all and Ctrl+Z takes the last move back, not while something is typed; Escape closes a form of the
+ * selected files, then ends selecting.
  * @param {HTMLElement} main
  * @param {Selection} selection
  * @param {ReturnType<typeof selectionBar>} bar
@@ -175,10 +177,15 @@ function listenToKeys(main, selection, bar) {
         if (isTyping) return;
         if (control && event.key === "a" && selection.isOn) bar.all();
         else if (undoKey(event) === "undo" && bar.canUndo()) bar.undo();
-        else if (event.key === "Escape" && selection.isOn) selection.switch(false);
         else return;
         event.preventDefault();
     });
+    const isShown = () => main.checkVisibility();
+    closeOnEscape(
+        () => selection.isOn && isShown(),
+        () => selection.switch(false),
+    );
+    closeOnEscape(() => bar.forms.isOpen() && isShown(), bar.forms.close);
 }
 
 /** @param {HTMLElement} panel */

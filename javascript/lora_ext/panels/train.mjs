@@ -4,7 +4,7 @@ import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
-import { registerPanel, showPanel } from "../core/panels.mjs";
+import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, checkbox, field, note, buttonRow, segments, select, stack } from "../controls/basic.mjs";
@@ -39,6 +39,11 @@ let attach;
 /** @type {JobName | undefined} a job that is shown when the panel has been built */
 let pending;
 /** @typedef {{ settings: Settings, prompts: string, compare: boolean }} RunRequest */
+const PAGES = ["form", "data", "history"];
+/** The page that is shown, or will be when the panel has been built. */
+let shownPage = "form";
+/** @type {((name: string) => void) | undefined} */
+let openPage;
 /** @type {((request: RunRequest) => void) | undefined} */
 let loadRequest;
 /** @type {RunRequest | undefined} settings that are shown when the panel has been built */
@@ -189,6 +194,8 @@ function pages(known, form, start, describe) {
             }));
         }
         if (to === "history") showHistory();
+        shownPage = to;
+        itemShown("train");
     };
     const tabs = pageTabs(show);
     data.hidden = past.hidden = true;
@@ -283,6 +290,8 @@ function fill(panel, known) {
         form.load(settings, prompts);
         shown.open("form");
     };
+    openPage = shown.open;
+    openPage(shownPage);
     if (pendingRequest) loadRequest(pendingRequest);
     if (pending) attach(pending);
     for (const view of Object.values(jobs)) view.resume();
@@ -299,8 +308,12 @@ registerPanel({
     tip: () => t("Train a LoRA on your pictures"),
     order: 30,
     build: showingErrors(async (/** @type {HTMLElement} */ panel) => fill(panel, await api("/train/form"))),
-    open: (/** @type {RunRequest | undefined} */ request) => {
-        if (request && loadRequest) loadRequest(request);
-        else if (request) pendingRequest = request;
+    item: () => shownPage,
+    open: (/** @type {RunRequest | string | undefined} */ given) => {
+        if (typeof given === "string") {
+            shownPage = PAGES.includes(given) ? given : shownPage; // the page's address may name anything
+            openPage?.(shownPage);
+        } else if (given && loadRequest) loadRequest(given);
+        else if (given) pendingRequest = given;
     },
 });
