@@ -245,3 +245,11 @@ def test_what_gains_in_one_measure_and_loses_more_in_the_other_is_not_suggested(
     scores = [Score(0.1, 1.0, likeness=0.51, near=0.1), Score(0.1, 1.0, likeness=0.1, near=0.51)]
     found = suggest(made, scores, base=(0.5, 0.5))
     assert not found.cells and "No choice is nearer" in found.reason
+
+
+def test_with_training_pictures_the_nearest_is_suggested_not_the_gentlest(library: LoraLibrary) -> None:
+    """Of what is as near as can be told, the gentlest; what is clearly less near has learned less."""
+    made = planned(library, "epoch:all")
+    near = [(0.255, 0.837, 0.861), (0.28, 0.865, 0.885), (0.279, 0.863, 0.885), (0.277, 0.832, 0.879)]
+    found = suggest(made, [Score(d, 1.0, likeness=a, near=b) for d, a, b in near], base=(0.475, 0.626))
+    assert suggested(made, found) == "epoch 90", found.reason
