@@ -1,6 +1,7 @@
 """Suggest which file and weight to keep: one choice of a sheet, with the reason in a sentence.
 
-With training pictures, the choice that is nearest to them is suggested. Without them only the change from the picture
+With training pictures, the choice that is nearest to them is suggested, where those beside it are near too: one picture
+may be near by luck. Without them only the change from the picture
 without a LoRA is known. Over the weight it is an S-shaped curve: slow before the effect appears, steep while it
 appears, flat when it is complete. A good choice is where the curve begins to flatten:
 
@@ -23,17 +24,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..lora_tags import LoraTag
 from .identical_cells import shared_label
 from .image_spec import ImageSpec
 from .scores import Score
 from .sheet_plan import SheetPlan
 
-ENOUGH_GAIN = 0.97
-"""A choice with this share of the best gain counts as equally good; the one with the least change is suggested. The
-gain of one picture differs by about this much between epochs after which training changes next to nothing. A lower
+ENOUGH_GAIN = 0.99
+"""A choice with this share of the best gain counts as equally good; the one with the least change is suggested. A lower
 share would not choose what is gentler but what has learned less: in a picture of the concept, the change is the
 concept."""
+ORDERED_AXES = ("epoch", "weight", "te", "unet", "rank")
+"""Axes on which a value is like those beside it."""
 DULL, HARSH = 0.55, 1.8
 """Sharpness below or above these multiples of the usual one is a sign of blur, or of burnt-in noise. HARSH is only used
 with training pictures, which show how sharp is usual."""
@@ -160,7 +164,7 @@ def suggest(
     sound = [choice for choice in distinct if choice.is_sound(usual)]
     if not sound:
         return Suggestion((), "Every choice is blurred, burnt in, or copies training pictures: try lower weights.")
-    return _by_likeness(sound, len(distinct) - len(sound), *base)
+    return _by_likeness(plan, sound, len(distinct) - len(sound), *base)
 
 
 def _by_change(choices: Sequence[Choice]) -> Suggestion:
@@ -220,18 +224,33 @@ def _tags_without_weights(choice: Choice) -> tuple[LoraTag, ...]:
     return tuple(replace(tag, te=1.0, unet=1.0) for tag in choice.tags)
 
 
-def _by_likeness(sound: Sequence[Choice], left: int, likeness: float, near: float) -> Suggestion:
+def _neighbours(plan: SheetPlan, choices: Sequence[Choice]) -> list[list[int]]:
+    """For each choice, the choices beside it on the sheet, along the axes whose values are in order."""
+    kinds = [axis.text.partition(":")[0].split()[:1] for axis in (plan.x, plan.y, plan.z)]
+    steps = np.eye(3, dtype=int)[[kind[0] in ORDERED_AXES if kind else False for kind in kinds]]
+    cells = [
+        [(plan.cells[index].x, plan.cells[index].y, plan.cells[index].z) for index in one.cells] for one in choices
+    ]
+    places = {cell: number for number, rows in enumerate(cells) for cell in rows}
+    beside = [[tuple(np.add(rows[0], step)) for step in (*steps, *-steps)] for rows in cells]
+    return [[places[cell] for cell in row if places.get(cell, number) != number] for number, row in enumerate(beside)]
+
+
+def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: float, near: float) -> Suggestion:
     """The suggestion with training pictures: the choice with the least change of those that gain most.
 
     A gain is the mean of two: in likeness, which measures style anywhere in the picture, and in nearness to a single
-    training picture, which falls again when a picture is overdone.
+    training picture, which falls again when a picture is overdone. Each counts as the mean of its own and of those
+    beside it: of few pictures each, epochs that learn alike differ by more than what they have learned.
     """
     gains = [((c.likeness or 0.0) - likeness, (c.near or 0.0) - near) for c in sound]
     most = [max(column) for column in zip(*gains, strict=True)]
     whole = [sum(g / m for g, m in zip(gain, most, strict=True) if m > 0) for gain in gains]
     if most[0] <= 0 or max(whole) <= 0:  # below 0: what each gains in one of the two, it loses more in the other
         return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
-    best = min((c for c, gain in zip(sound, whole, strict=True) if gain >= ENOUGH_GAIN * max(whole)), key=_change)
+    beside = _neighbours(plan, sound)
+    steady = [np.mean([gain, *(whole[i] for i in others)]) for gain, others in zip(whole, beside, strict=True)]
+    best = min((c for c, gain in zip(sound, steady, strict=True) if gain >= ENOUGH_GAIN * max(steady)), key=_change)
     out = f"; {left} were left out as burnt in, blurred or copying" if left else ""
     return Suggestion(
         best.cells,

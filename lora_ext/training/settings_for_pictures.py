@@ -17,6 +17,9 @@ from ..train.data.dataset_scan import DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file
 from ..train.run.memory_plan import available_bytes
 
+SAMPLE_PROMPT_COUNT = 2
+"""Sample prompts of a run: one picture of each epoch says little of which learned more, and each costs its time."""
+
 
 @dataclass(frozen=True)
 class SuggestionForPictures:
@@ -91,19 +94,20 @@ def suggest_for_pictures(
     )
 
 
-def sample_prompt_line(scan: DatasetScan, trigger: str) -> str:
-    """The sample prompt of a run, with a fixed seed, so that epochs can be compared.
+def sample_prompt_lines(scan: DatasetScan, trigger: str) -> str:
+    """The sample prompts of a run, with fixed seeds, so that epochs can be compared.
 
-    It is the first caption that has the trigger word, for a word alone shows less of what was learned; without one it
-    is the trigger word.
+    They are the first captions that have the trigger word, for a word alone shows less of what was learned; without one
+    it is the trigger word.
 
     Args:
         scan: The pictures.
         trigger: The trigger word.
     """
-    captions = (" ".join(image.caption.split()) for image in scan.images)
-    fitting = (text for text in captions if trigger.lower() in text.lower() and "--" not in text)
-    return f"{next(fitting, trigger)} --d 1"
+    captions = dict.fromkeys(" ".join(image.caption.split()) for image in scan.images)
+    fitting = [text for text in captions if trigger.lower() in text.lower() and "--" not in text]
+    lines = fitting[:SAMPLE_PROMPT_COUNT] or [trigger]
+    return "\n".join(f"{text} --d {seed}" for seed, text in enumerate(lines, 1))
 
 
 def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingSituation:

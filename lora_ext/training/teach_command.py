@@ -18,7 +18,7 @@ from ..train.data.dataset_scan import DatasetScan
 from .settings_for_pictures import (
     duplicate_pictures,
     regularisation_folder_name,
-    sample_prompt_line,
+    sample_prompt_lines,
     scan_picture_folder,
     suggest_for_pictures,
 )
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         return 0
     if recipe.sample_prompts is None:
-        recipe = _with_sample_prompt(recipe, sample_prompt_line(scan, trigger))
+        recipe = _with_sample_prompts(recipe, sample_prompt_lines(scan, trigger))
     # the model was loaded before its precision was suggested
     return run_recipe(recipe, args, model if recipe.mixed_precision == asked.mixed_precision else None)
 
@@ -90,12 +90,12 @@ def _scan(pictures: Path) -> DatasetScan:
     return scan
 
 
-def _with_sample_prompt(recipe: Recipe, line: str) -> Recipe:
-    """The recipe with a sample prompt, in a file of the output folder. Raises TrainError."""
+def _with_sample_prompts(recipe: Recipe, lines: str) -> Recipe:
+    """The recipe with sample prompts, in a file of the output folder. Raises TrainError."""
     path = Path(str(recipe.output_dir)) / f"{recipe.output_name}-prompts.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{line}\n", encoding="utf-8")
+        path.write_text(f"{lines}\n", encoding="utf-8")
     except OSError as error:
         raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
     return replace(recipe, sample_prompts=str(path))

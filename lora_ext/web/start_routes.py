@@ -18,7 +18,7 @@ from ..train.config.suggested_setting import SuggestedSetting
 from ..training.settings_for_pictures import (
     duplicate_pictures,
     regularisation_folder_name,
-    sample_prompt_line,
+    sample_prompt_lines,
     scan_picture_folder,
     suggest_for_pictures,
 )
@@ -159,7 +159,7 @@ def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> 
         regularisation=OfferedRegularisation(
             bool(why.value), why.reason, why.template, list(why.values), _rows(offer.settings)
         ),
-        prompts=sample_prompt_line(scan, options.trigger.strip()),
+        prompts=sample_prompt_lines(scan, options.trigger.strip()),
         pictures=len(scan.images),
         duplicates=[
             DuplicatePicture(displayed_name(path.name), displayed_name(first.name))

@@ -81,6 +81,7 @@ class Server:
         """Removes networks and pictures that tests made, so that a test begins as any other, also at its second try."""
         for made in [*(self.data / "loras").iterdir(), *(self.data / "outputs").iterdir()]:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
+        self.api("/library/move", "POST", {"moves": []})  # after which it looks at its folders again
 
     def stop(self) -> None:
         """Ends it."""
