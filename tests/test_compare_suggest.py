@@ -248,7 +248,7 @@ def test_what_gains_in_one_measure_and_loses_more_in_the_other_is_not_suggested(
 
 
 def test_with_training_pictures_the_nearest_is_suggested_not_the_gentlest(library: LoraLibrary) -> None:
-    """What is clearly less near has learned less; and one picture may be near by luck, where those beside it are not."""
+    """What is clearly less near has learned less; one picture may be near by luck, where those beside it are not."""
     made = planned(library, "epoch:all")
     near = [(0.25, 0.8, 0.82), (0.28, 0.865, 0.885), (0.277, 0.86, 0.884), (0.279, 0.832, 0.879)]
     found = suggest(made, [Score(d, 1.0, likeness=a, near=b) for d, a, b in near], base=(0.475, 0.626))

@@ -81,7 +81,8 @@ class Server:
         """Removes networks and pictures that tests made, so that a test begins as any other, also at its second try."""
         for made in [*(self.data / "loras").iterdir(), *(self.data / "outputs").iterdir()]:
             shutil.rmtree(made) if made.is_dir() else made.unlink()
-        self.api("/library/move", "POST", {"moves": []})  # after which it looks at its folders again
+        # no file has this name; the program looks at its folders after each move, and lists what was removed until then
+        self.api("/library/move", "POST", {"moves": [{"name": "no file", "to": "none"}]})
 
     def stop(self) -> None:
         """Ends it."""
