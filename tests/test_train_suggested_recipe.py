@@ -15,7 +15,7 @@ from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
 from lora_ext.train.config.suggested_regularisation import offer_regularisation
 from lora_ext.train.config.suggested_setting import TrainingSituation
-from lora_ext.training.settings_for_pictures import regularisation_folder_name
+from lora_ext.training.settings_for_pictures import regularisation_folder_name, sample_prompt_lines
 
 TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
 
@@ -79,6 +79,16 @@ def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureF
     assert len(list((tmp_path / "regularisation-concept-embedded-sd1").glob("*.png"))) == 2
     assert (out / "mycat.safetensors").is_file()
     assert (out / "mycat-prompts.txt").read_text(encoding="utf-8") == "mycat --d 1\n"
+
+
+def test_the_sample_prompts_are_captions_with_the_trigger_word() -> None:
+    def lines(*captions: str) -> str:
+        return sample_prompt_lines(SimpleNamespace(images=[SimpleNamespace(caption=one) for one in captions]), "mycat")
+
+    assert lines("a dog", "my\n mycat", "my mycat", "MyCat, outside", "a mycat --d 5", "a third mycat") == (
+        "my mycat --d 1\nMyCat, outside --d 2"
+    )
+    assert lines("", "a dog") == lines() == "mycat --d 1"
 
 
 def test_regularisation_is_offered_where_it_is_worth_its_time() -> None:
