@@ -228,6 +228,15 @@ def _keys(made: SheetPlan) -> list[str]:
     return [cell.image_spec.key() for cell in made.cells]
 
 
+def test_an_axis_that_another_one_overrides_is_refused(library: LoraLibrary) -> None:
+    for x, y in (("weight:0,1", "weight:0.5,1"), ("unet:0,1", "weight:0,1"), ("seed:1,2", "seed:5,6,7")):
+        with pytest.raises(LoraError, match=f"axis '{x}' has no effect: another axis sets the same"):
+            prompts(library, "a <lora:style:1>", x, y)
+    assert len(prompts(library, "a <lora:style:1>", "weight:0,1", "unet:0,1")) == 4  # te stays the weight's
+    assert len(prompts(library, "a <lora:style:1>", "cfg:5", "cfg:3,7")) == 2
+    assert len(prompts(library, "a red cat <lora:style:1>", "sr:cat,dog", "sr:red,blue")) == 4
+
+
 def test_equal_pictures_once(library: LoraLibrary) -> None:
     made = plan_sheet(ImageSpec(prompt="a <lora:run:1>"), "epoch:all", "weight:0,1,1.0", "", library)
     assert (

@@ -74,7 +74,8 @@ def plan_sheet(
         The sheet's axes and the picture of each cell.
 
     Raises:
-        LoraError: an axis that cannot be parsed, a file that does not exist, or more than `MAX_CELLS` cells.
+        LoraError: an axis that cannot be parsed, a file that does not exist, an axis that another one overrides, or
+            more than `MAX_CELLS` cells.
     """
     context = AxisContext(library, image_spec, presets or Presets())
     three = [axes.parse_axis(text, context) for text in (x, y, z)]
@@ -83,7 +84,22 @@ def plan_sheet(
         sizes = " × ".join(str(len(axis.values)) for axis in three)
         raise LoraError(f"{sizes} are {count} cells; a sheet has at most {MAX_CELLS}")
     base = replace(image_spec, lora=axes.default_axis_lora(three, image_spec, image_spec.lora))
-    return SheetPlan(base, three[0], three[1], three[2], tuple(_cells(base, three)))
+    cells = tuple(_cells(base, three))
+    _check_overridden(base, three, cells)
+    return SheetPlan(base, three[0], three[1], three[2], cells)
+
+
+def _check_overridden(base: ImageSpec, three: Sequence[Axis], cells: Sequence[Cell]) -> None:
+    """Raises LoraError for an axis whose values another one replaces: labels would tell what was never drawn."""
+    for number, axis in enumerate(three):
+        if len({value.edit(base) for value in axis.values}) < 2:
+            continue
+        seen: dict[tuple[int, ...], set[ImageSpec]] = {}
+        for cell in cells:
+            others = tuple(at for index, at in enumerate((cell.x, cell.y, cell.z)) if index != number)
+            seen.setdefault(others, set()).add(cell.image_spec)
+        if all(len(specs) == 1 for specs in seen.values()):
+            raise LoraError(f"the axis {axis.text!r} has no effect: another axis sets the same; leave one of them out")
 
 
 def _cells(base: ImageSpec, three: Sequence[Axis]) -> Iterable[Cell]:

@@ -188,6 +188,7 @@ export const FILE_SENTENCES = [
     "no LoRA is called {0}{1}",
     "there is no checkpoint {0}",
     "{0} are {1} cells; a sheet has at most {2}",
+    "the axis {0} has no effect: another axis sets the same; leave one of them out",
     "{0} was not loaded: it wants to run {1}, and only tensors are read; a .safetensors file of it is safe",
     "{0} is empty (0 bytes); download it again",
     "{0} contains NaN or infinity (first in {1})",
