@@ -19,8 +19,9 @@ from lora_ext.file.saving import save_lora_file
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.setup import build_network, fit_to_network_weights
+from lora_ext.training.run_name import claimed_name, with_unused_name
 from lora_ext.training.standalone_run import train
-from lora_ext.training.train_command import main, with_unused_name
+from lora_ext.training.train_command import main
 
 SHORT: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 2, "network_include": ("*mid_block*to_q",)}
 
@@ -108,8 +109,23 @@ def test_an_existing_file_is_not_replaced(tmp_path: Path, capsys: pytest.Capture
     for name in ("x", "x-2"):
         (tmp_path / f"{name}.safetensors").touch()
     assert with_unused_name(recipe).output_name == "x-3" and "x.safetensors exists" in capsys.readouterr().err
-    assert with_unused_name(replace(recipe, resume="state")).output_name == "x"
     assert with_unused_name(replace(recipe, save_model_as="pt")).output_name == "x"
+    with claimed_name(replace(recipe, resume="state")) as resumed:
+        assert resumed.output_name == "x"
+    (tmp_path / "y-000002.safetensors").touch()  # of a run that was killed
+    assert with_unused_name(replace(recipe, output_name="y")).output_name == "y-2"
+
+
+def test_two_runs_at_once_write_no_file_of_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_from_settings({"output_dir": str(tmp_path / "out"), "output_name": "x"})
+    with claimed_name(recipe) as first, claimed_name(recipe) as second:
+        assert (first.output_name, second.output_name) == ("x", "x-2")
+        assert "another run is writing" in capsys.readouterr().err
+        with pytest.raises(TrainError, match="is at work"), claimed_name(replace(recipe, resume="state")):
+            pass
+    with claimed_name(recipe) as third:
+        assert third.output_name == "x"
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_name_must_leave_room_for_those_of_states() -> None:

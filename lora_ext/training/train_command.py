@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +23,7 @@ from ..train.run.training_log import format_clock
 from ..train.run.training_result import TrainingResult
 from . import epoch_comparison
 from .dataset_listing import dataset_lines
+from .run_name import claimed_name
 from .standalone_run import SilentHost, train
 
 STOPPED_EXIT_STATUS = 130
@@ -128,18 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
-    return run_recipe(with_unused_name(recipe), args)
-
-
-def with_unused_name(recipe: Recipe) -> Recipe:
-    """The recipe with a number after `output_name` where that file exists, unless the run resumes one."""
-    folder, suffix = Path(str(recipe.output_dir)), recipe.save_model_as
-    if recipe.resume or not (folder / f"{recipe.output_name}.{suffix}").exists():
-        return recipe
-    names = (f"{recipe.output_name}-{number}" for number in itertools.count(2))
-    name = next(name for name in names if not (folder / f"{name}.{suffix}").exists())
-    print(f"{folder / recipe.output_name}.{suffix} exists: the results are named {name}", file=sys.stderr)
-    return replace(recipe, output_name=name)
+    return run_recipe(recipe, args)
 
 
 def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableModel | None = None) -> int:
@@ -156,6 +144,12 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTraina
     Raises:
         LoraError: As `train`.
     """
+    with claimed_name(recipe) as named:
+        return _run(named, args, model)
+
+
+def _run(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableModel | None) -> int:
+    """`run_recipe` under a name that no other run has."""
     process_group = open_process_group(recipe.device)
     terminal = TerminalHost(process_group.is_main)
     try:
