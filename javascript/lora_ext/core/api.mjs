@@ -33,6 +33,8 @@ export function apiUrl(path, query = {}) {
  * @returns {Promise<Answer<`${Method} ${Path}`>>}
  */
 export async function api(path, { method, body, query, signal } = {}) {
+    const cut = (/** @type {unknown} */ error) =>
+        isAbort(error) ? error : new Error(t("The program does not answer. Is it still running?"), { cause: error });
     let response;
     try {
         response = await fetch(apiUrl(path, query), {
@@ -46,10 +48,12 @@ export async function api(path, { method, body, query, signal } = {}) {
             body: body ? JSON.stringify(body) : null,
         });
     } catch (error) {
-        if (isAbort(error)) throw error;
-        throw new Error(t("The program does not answer. Is it still running?"), { cause: error });
+        throw cut(error);
     }
-    const answer = await response.json().catch(() => ({}));
+    const answer = await response.json().catch((error) => {
+        if (error instanceof SyntaxError) return {}; // no JSON, as what a proxy answers
+        throw cut(error); // given up, or cut off, while it was read
+    });
     if (response.ok) return answer;
     throw Object.assign(new Error(answer.error || `${response.status} ${response.statusText}`), answer);
 }
