@@ -71,6 +71,7 @@ PARTS = {
     "data": Part("Reading pictures", "train_data", (), ("--pictures", "12", "--steps", "0.2")),
     "tools": Part("File tools", "tools", (), ("--quick",)),
     "regions": Part("Regions", "regions", (), ("--prompts", "4")),
+    "obeyed": Part("What the embedded model draws", "obeyed", (), ("--prompts", "48")),
     "learn": Part("What training teaches", "learn", (), ("--only", "lierla")),
 }
 

@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from lora_ext.embedded import shapes
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,3 +60,19 @@ def test_runs_are_replaced_one_by_one(runs: ModuleType, tmp_path: Path, monkeypa
     assert runs.main(["--page", str(page), "--only", "tools"]) == 1 and page.read_text(encoding="utf-8") == kept
     page.unlink()
     assert runs.main(["--page", str(page), "--only"]) == 0 and page.read_text(encoding="utf-8") == kept
+
+
+def test_what_the_model_draws_has_a_row_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    obeyed = importlib.import_module("obeyed")
+    scenes = [shapes.Scene("ring", "red", "blue"), shapes.Scene("ring", "blue", "white")]
+    assert list(obeyed.shares(scenes, np.array([True, False]))) == [
+        ("all", "50.0% of 2"),
+        ("shape ring", "50.0% of 2"),
+        ("colour red", "100.0% of 1"),
+        ("colour blue", "0.0% of 1"),
+        ("ground blue", "100.0% of 1"),
+        ("ground white", "0.0% of 1"),
+    ]
+    every = obeyed.drawn_scenes(336, 0)
+    assert len(set(every)) == 336 and obeyed.drawn_scenes(5, 0) == every[:5]
