@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,9 +208,12 @@ def prepare(data: Path) -> None:
 
 
 def copy_extension(data: Path) -> None:
-    """The extension and the probe into a data folder."""
+    """The extension (this checkout, or the zip that LORA_EXT_RELEASE names) and the probe into a data folder."""
     extension = data / "extensions" / "lora-ext"
-    for name in SHIPPED:
+    if release := os.environ.get("LORA_EXT_RELEASE"):
+        with zipfile.ZipFile(release) as packed:
+            packed.extractall(extension.parent)
+    for name in () if release else SHIPPED:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, extension / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
