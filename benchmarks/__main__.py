@@ -63,7 +63,7 @@ class Part:
 
 
 PARTS = {
-    "apply": Part("Applying", "apply", (), ("--quick",), True),
+    "apply": Part("Applying", "apply", (), ("--quick", "--threads", "1"), True),
     "control": Part("Weights over the steps", "control", (), ("--quick",), True),
     "memory": Part("Memory", "memory", ("--measure",), ()),
     "compare": Part("Comparison sheets", "compare", (), ("--cells", "12", "--steps", "4"), True),

@@ -15,7 +15,7 @@ settings.load_profile("any speed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes more than about a second; CI runs every fourth one, in turn")
+    config.addinivalue_line("markers", "long: takes more than about a second; CI runs every sixth one, in turn")
     config.addinivalue_line("markers", "faults: kills, full disks and the like; only with -m faults")
     config.addinivalue_line("markers", "soak: thousands of repetitions; only with -m soak")
 
