@@ -39,6 +39,11 @@ CLI_COMMANDS = {
     "help": ("help_command", "what to do about a message, such as help memory; without a word, all of them"),
 }
 """Command → (module with `main(argv) -> int`, what it does)."""
+PACKAGE_EXTRAS = {
+    "standalone": ("accelerate", "diffusers", "huggingface_hub", "transformers", "yaml"),
+    "ui": ("fastapi", "pydantic", "starlette", "uvicorn"),
+}
+"""Extra of pyproject.toml → the modules that it brings, which some commands import."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +85,12 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(_load_command_module(CLI_COMMANDS[command][0]).main(rest) or 0)
     except LoraError as error:
         return report_error(error)
+    except ModuleNotFoundError as error:
+        extra = next((extra for extra, names in PACKAGE_EXTRAS.items() if error.name in names), None)
+        if extra is None:
+            raise
+        needs = f"{command} needs {error.name}, which is not installed"
+        return report_error(LoraError(f'{needs}; install what it needs with: pip install "lora-ext[{extra}]"'))
     except KeyboardInterrupt:
         print("lora-ext: interrupted", file=sys.stderr)
         return 130

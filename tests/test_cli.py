@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
+from importlib.metadata import requires
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +35,28 @@ def test_errors_are_one_line_and_exit_2(argv: list[str], says: str, capsys: pyte
     assert says in error and error.count("\n") == 1 and error.startswith("lora-ext: ")
 
 
+@pytest.mark.parametrize(("missing", "extra"), [("yaml", "standalone"), ("diffusers", "standalone"), ("uvicorn", "ui")])
+def test_a_missing_extra_is_one_line(
+    missing: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    command = SimpleNamespace(main=lambda argv: import_module(missing))
+    monkeypatch.setattr(cli, "_load_command_module", lambda name: command)
+    assert cli.main(["generate"]) == 2
+    says = (
+        f'generate needs {missing}, which is not installed; install what it needs with: pip install "lora-ext[{extra}]"'
+    )
+    assert capsys.readouterr().err == f"lora-ext: {says}\n"
+    assert any(re.search(rf"extra == .{extra}\b", need) for need in requires("lora-ext") or ())
+
+
+def test_another_missing_module_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = SimpleNamespace(main=lambda argv: import_module("lora_ext.nothing"))
+    monkeypatch.setattr(cli, "_load_command_module", lambda name: command)
+    with pytest.raises(ModuleNotFoundError, match=r"lora_ext\.nothing"):
+        cli.main(["generate"])
+
+
 @pytest.mark.parametrize("verb", cli.CLI_COMMANDS)
 def test_every_verb_suggests_the_option_that_was_meant(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -41,8 +67,6 @@ def test_every_verb_suggests_the_option_that_was_meant(verb: str, capsys: pytest
 
 
 def test_every_verb_has_a_main() -> None:
-    from importlib import import_module
-
     for module, _ in cli.CLI_COMMANDS.values():
         assert callable(import_module(f"lora_ext.{module}").main)
 
