@@ -85,3 +85,16 @@ def test_whole_words_are_taken_out_of_sentences_and_tags(api: Client) -> None:
     assert load_caption(folder / "c.png") == "a big cat in the catalogue, on a bed"
     assert replaced(api, "cat", "dog", whole_words=True)["changed"] == 3
     assert load_caption(folder / "c.png") == "a big dog in the catalogue, on a bed"
+
+
+def test_a_caption_of_two_pictures_is_changed_once_and_stays_for_the_other(api: Client) -> None:
+    folder = api.root / "datasets" / "cats"
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    assert replaced(api, "red", "red red")["changed"] == 1
+    assert load_caption(folder / "a.jpg") == load_caption(folder / "a.png") == "a cat,  red red"
+    for name in ("a.png", "a.jpg", "c.png"):
+        api("DELETE", "/dataset/picture", params={"dataset": "cats", "picture": name})
+        assert (folder / "a.txt").exists() == (name == "a.png")
+    kept = api.root / "removed" / "cats"
+    assert load_caption(kept / "a.png") == "a cat,  red red" and load_caption(kept / "c.png") == "a dog"
+    assert not (folder / "c.png.txt").exists() and len(list(kept.glob("a*.txt"))) == 2

@@ -118,14 +118,18 @@ class CaptionChanges:
         skipped: list[str] = []
         written: list[_ChangedFile] = []
         count = 0
+        seen: set[Path] = set()
         for picture in filter(is_image_file, files_below(dataset_folder(self._app_state, dataset))):
+            path = caption_path(picture)
+            if path in seen:  # a.jpg and a.png have one caption, which is changed once
+                continue
+            seen.add(path)
             try:
                 caption = load_caption(picture) or ""
                 changed = change(caption)
                 if changed == caption:
                     continue
                 if not dry:
-                    path = caption_path(picture)
                     before = _bytes_of(path)
                     save_picture_caption(self._app_state, picture, changed)
                     written.append(_ChangedFile(path, before, _bytes_of(path)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import FileError
 from ..file.saving import check_not_linked
 from ..train.data.captions import CAPTION_EXTENSIONS
+from ..train.data.image_files import is_image_file
 from ..train.data.picture_edit import picture_edit_path
 from .app_state import AppState
 from .dataset_browser import dataset_image_path
@@ -42,9 +43,13 @@ def remove_picture(app_state: AppState, dataset: str, name: str) -> str:
     stem = _free_stem(place, picture)
     try:
         for suffix in CAPTION_EXTENSIONS:
-            caption = picture.with_suffix(suffix)
-            if caption.is_file() and not caption.is_symlink():
-                shutil.move(caption, place / f"{stem}{suffix}")
+            for caption, kept in (
+                (picture.with_suffix(suffix), f"{stem}{suffix}"),
+                (picture.with_name(picture.name + suffix), f"{stem}{picture.suffix}{suffix}"),
+            ):
+                if caption.is_file() and not caption.is_symlink():
+                    keep = shutil.copy2 if _is_shared(caption, picture) else shutil.move
+                    keep(caption, place / kept)
         edit = picture_edit_path(picture)
         if edit.is_file() and not edit.is_symlink():
             shutil.move(edit, picture_edit_path(place / f"{stem}{picture.suffix}"))
@@ -54,7 +59,14 @@ def remove_picture(app_state: AppState, dataset: str, name: str) -> str:
     return (place / f"{stem}{picture.suffix}").relative_to(data).as_posix()
 
 
+def _is_shared(caption: Path, picture: Path) -> bool:
+    """Whether a caption is another picture's too: `a.txt` is that of a.jpg and of a.png."""
+    beside = picture.parent.iterdir() if caption.stem == picture.stem else ()
+    return any(path.stem == picture.stem and path != picture and is_image_file(path) for path in beside)
+
+
 def _free_stem(place: Path, picture: Path) -> str:
     names = itertools.chain([picture.stem], (f"{picture.stem}-{number}" for number in itertools.count(2)))
     endings = (picture.suffix, picture_edit_path(Path(picture.suffix)).name, *CAPTION_EXTENSIONS)
+    endings += tuple(picture.suffix + suffix for suffix in CAPTION_EXTENSIONS)
     return next(stem for stem in names if not any((place / f"{stem}{ending}").exists() for ending in endings))
