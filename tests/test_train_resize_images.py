@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,12 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(source / "small.jpg", (50, 61))
     (source / "big.npz").write_bytes(b"x")
     (source / "bigger.txt").write_text("no", encoding="utf-8")
+    (source / "small.jpg.txt").write_text("small one", encoding="utf-8")
     (source / "bad.png").write_bytes(b"x")
     argv = ["images", str(source), str(target), "--max_resolution", "200x200, 100x100", "--divisible-by", "8"]
     assert cli.main([*argv, "--copy_associated_files", "--interpolation", "lanczos4"]) == 0
     said = capsys.readouterr().out
-    assert "2 pictures read, 4 written, 4 other files copied" in said and "bad.png cannot be read" in said
+    assert "2 pictures read, 4 written, 6 other files copied" in said and "bad.png cannot be read" in said
     sizes = {path.name: Image.open(path).size for path in target.glob("*.jpg")}
     assert sizes == {
         "big+200x200.jpg": (280, 136),
@@ -55,9 +57,11 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert (target / "big+100x100.txt").read_text(encoding="utf-8") == "big one"
     others = {path.name for path in target.iterdir()} - set(sizes)
-    assert others == {f"big+{n}x{n}.{suffix}" for n in (200, 100) for suffix in ("txt", "npz")}
+    kept = {f"small+{n}x{n}.jpg.txt" for n in (200, 100)}
+    assert others == kept | {f"big+{n}x{n}.{suffix}" for n in (200, 100) for suffix in ("txt", "npz")}
     (target / "big+200x200.jpg").write_bytes(b"kept")
-    assert cli.main(argv) == 0 and "4 existed already" in capsys.readouterr().out
+    assert cli.main(argv) == 0
+    assert re.search("4 existed already.*\n2 of the pictures have captions; --copy_a", capsys.readouterr().out)
     assert (target / "big+200x200.jpg").read_bytes() == b"kept"
     assert cli.main([*argv, "--overwrite"]) == 0 and Image.open(target / "big+200x200.jpg").size == (280, 136)
 

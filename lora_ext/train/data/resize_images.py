@@ -16,6 +16,7 @@ from ...errors import FileError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress, progress_bar
 from .buckets import PixelSize
+from .captions import CAPTION_EXTENSIONS, caption_files
 from .image_files import UnreadableImage, is_image_file, rejecting_truncated_images, resize_image
 from .picture_edit import load_cropped_image, load_picture_edit
 from .subset import check_folder
@@ -35,6 +36,7 @@ class ResizeReport:
         copied: Other files that were copied.
         already_there: Files that existed and were left alone.
         skipped: A sentence for each image, or mask of one, that was left out.
+        captions_left: How many images have a caption that was not copied.
     """
 
     images_read: int = 0
@@ -42,6 +44,7 @@ class ResizeReport:
     copied: list[str] = field(default_factory=list)
     already_there: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    captions_left: int = 0
 
     def text(self) -> str:
         """One line with the totals, and one for each image that was left out."""
@@ -50,6 +53,8 @@ class ResizeReport:
             line += f", {len(self.copied)} other files copied"
         if self.already_there:
             line += f", {len(self.already_there)} existed already (--overwrite replaces them)"
+        if self.captions_left:
+            line += f"\n{self.captions_left} of the pictures have captions; --copy_associated_files copies them too"
         return "\n".join([line, *(f"skipped: {sentence}" for sentence in self.skipped)])
 
 
@@ -150,6 +155,7 @@ def resize_folder(
                 names.check(path)
                 opened = load_cropped_image(path)
                 done.images_read += 1
+                done.captions_left += not copy_associated_files and any(caption_files(path))
                 if load_picture_edit(path)[0].mask is not None:
                     done.skipped.append(f"{path}: its painted mask is left out; its crop is applied")
                 for size in sizes:
@@ -216,7 +222,8 @@ def _save(image: Image.Image, path: Path, overwrite: bool, done: ResizeReport) -
 def _copy(path: Path, made: Path, overwrite: bool, done: ResizeReport) -> None:
     """Copies the files beside an image that share its name, with the size added to theirs."""
     for other in _associated(path):
-        target = made.with_name(made.stem + other.name[len(path.stem) :])
+        kept = path.name if other.name.startswith(f"{path.name}.") else path.stem  # a.png.txt or a.txt
+        target = made.with_name((made.name if kept == path.name else made.stem) + other.name[len(kept) :])
         if target.exists() and not overwrite:
             done.already_there.append(str(target))
             continue
@@ -228,6 +235,7 @@ def _copy(path: Path, made: Path, overwrite: bool, done: ResizeReport) -> None:
 def _associated(path: Path) -> Iterator[Path]:
     for other in sorted(path.parent.iterdir()):
         same = other.name.startswith(f"{path.stem}.") and "." not in other.name[len(path.stem) + 1 :]
+        same = same or any(other.name == path.name + suffix for suffix in CAPTION_EXTENSIONS)
         if same and other.is_file() and not is_image_file(other):
             yield other
 
