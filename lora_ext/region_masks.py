@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,13 @@ _HASH = re.compile(r"[0-9a-f]{12}")
 MOST_MASK_BYTES = 40_000_000
 MOST_MASK_SIDE = 2048
 """Larger masks are made smaller: layers see an eighth of the picture's resolution at most."""
+
+
+def check_mask_folders(folders: Iterable[Path]) -> None:
+    """Raises FileError for a folder of masks that the user named and that is none."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileError(f"{folder} is not a folder; give one that holds masks")
 
 
 class MaskFolders:

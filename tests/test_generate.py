@@ -249,6 +249,9 @@ def test_a_lora_that_does_not_fit_is_named(folder: Path, model: StandaloneModel)
         ({"prompt": "<lora:strong:x:y:z:1>"}, "lora:strong"),
         ({"init_image": Path("nowhere.png")}, "not a readable image"),
         ({"lora_dir": (Path("nowhere"),)}, "not a folder"),
+        ({"masks": (Path("nowhere"),)}, "nowhere is not a folder; give one that holds masks"),
+        ({"seed": -2}, "at least 0; got seed=-2"),
+        ({"seed": 2**64, "steps": 1}, "the seed 18446744073709551616 is too large"),
     ],
 )
 def test_mistakes(folder: Path, model: StandaloneModel, changes: dict[str, object], text: str) -> None:
@@ -259,6 +262,13 @@ def test_mistakes(folder: Path, model: StandaloneModel, changes: dict[str, objec
 def test_a_bad_tag_is_a_prompt_error(folder: Path, model: StandaloneModel) -> None:
     with pytest.raises(PromptError):
         generate(settings(folder, prompt="<lora:>"), model=model)
+
+
+def test_ratios_without_regions_are_told(folder: Path, model: StandaloneModel) -> None:
+    for prompt, told in (("a", True), ("a BREAK b", False)):
+        report = GenerationReport()
+        generate(settings(folder, prompt=prompt, region_ratios="1,1", steps=1), model=model, report=report)
+        assert any("region_ratios '1,1' changes nothing" in note for note in report.notes) == told
 
 
 def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

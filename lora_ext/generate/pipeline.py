@@ -34,11 +34,11 @@ from ..no_effect_reasons import no_effect_reason
 from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
-from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, save_used_masks
+from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, check_mask_folders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
 from .prompt_conditions import rows_of_pass, set_conditions, unused_conditions_notes
-from .region_rows import SpecRows, apply_rows, output_regions
+from .region_rows import SpecRows, apply_rows, output_regions, unused_ratios_notes
 from .settings import Settings
 from .used_embeddings import used_embeddings, warn_beside_punctuation
 
@@ -133,6 +133,7 @@ def generate(
     settings.checked()
     strict = settings.strict or report is None
     report = GenerationReport() if report is None else report
+    check_mask_folders(settings.masks)
     masks = MaskFolders(settings.masks or (user_data_folder() / MASKS_FOLDER,))
     prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
@@ -197,7 +198,8 @@ def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationRepo
     not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
     if not_applied and settings.strict:
         raise PromptError(not_applied[0])
-    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt), *unused_conditions_notes(prompt)]
+    unused = [*unused_ratios_notes(prompt, settings.region_ratios), *unused_conditions_notes(prompt)]
+    report.notes += [*not_applied, *bracketed_tag_warnings(settings.prompt), *unused]
     return prompt
 
 

@@ -18,6 +18,13 @@ SpecRows: TypeAlias = "Sequence[Sequence[AdapterSpec]]"
 """`rows[i]` acts on row i of a `RegionalPrompt`."""
 
 
+def unused_ratios_notes(prompt: RegionalPrompt, ratios: str) -> list[str]:
+    """Says that ratios of regions change nothing in a prompt that no word divides."""
+    if not ratios.strip() or prompt.is_divided:
+        return []
+    return [f"region_ratios {ratios!r} changes nothing: no BREAK, ADDCOL or ADDROW divides the prompt"]
+
+
 def rows_of_specs(prompt: RegionalPrompt, tags: Sequence[LoraTag], specs: Sequence[AdapterSpec]) -> SpecRows:
     """Returns the specs of each row; tags that are not among `tags`, whose files are missing, are left out."""
     found = dict(zip(tags, specs, strict=True))

@@ -83,6 +83,7 @@ class Settings(ImageSettings):
                 f"sizes are multiples of {VAE_SCALE_FACTOR} pixels",
             ),
             (min(self.size) >= 0 and max(self.size) <= MAX_IMAGE_SIDE, f"sides are up to {MAX_IMAGE_SIDE} pixels"),
+            (self.seed >= -1, "seed is -1, for a random one, or at least 0"),
             (self.batch >= 1 and self.n_iter >= 1, "batch and n_iter are at least 1"),
             (math.isfinite(self.cfg), "cfg is a finite number"),
             (self.clip_skip >= 1, "clip_skip is at least 1"),
@@ -106,5 +107,5 @@ class Settings(ImageSettings):
         """Formats the values that a rule is about, as `name=value`."""
         if rule.startswith("si"):
             return f"{self.width}x{self.height}"
-        names = re.findall(r"batch|n_iter|cfg|clip_skip|hr_scale|base_ratio", rule) or ["strength", "hr_strength"]
+        names = re.findall(r"seed|batch|n_iter|cfg|clip_skip|hr_scale|base_ratio", rule) or ["strength", "hr_strength"]
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)

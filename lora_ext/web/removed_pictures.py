@@ -67,6 +67,6 @@ def _is_shared(caption: Path, picture: Path) -> bool:
 
 def _free_stem(place: Path, picture: Path) -> str:
     names = itertools.chain([picture.stem], (f"{picture.stem}-{number}" for number in itertools.count(2)))
-    endings = (picture.suffix, picture_edit_path(Path(picture.suffix)).name, *CAPTION_EXTENSIONS)
-    endings += tuple(picture.suffix + suffix for suffix in CAPTION_EXTENSIONS)
+    own = [picture.suffix + suffix for suffix in CAPTION_EXTENSIONS]
+    endings = [picture.suffix, picture_edit_path(Path(picture.suffix)).name, *CAPTION_EXTENSIONS, *own]
     return next(stem for stem in names if not any((place / f"{stem}{ending}").exists() for ending in endings))

@@ -32,9 +32,15 @@ class ImageNoise:
         seeds: one for each image.
         shape: of one image's latent, (channels, height, width).
         device: where the noise is needed.
+
+    Raises:
+        LoraError: a seed has more than 64 bits.
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
+        for seed in seeds:
+            if not -(2**63) <= seed < 2**64:
+                raise LoraError(f"the seed {seed} is too large; give one below {2**64}")
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self._shape, self._device = tuple(shape), device
 
