@@ -24,6 +24,13 @@ def test_what_to_do_is_shown(page: Any, server: Server) -> None:
     dialog.get_by_text("download it again").wait_for()
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
+    sets = go(page, "sets")
+    sets.locator("textarea.lx-text").fill("<lora:one:two>")
+    sets.locator("input[maxlength='64']").fill("mycat")
+    sets.locator(".lx-button.main").first.click()
+    at_the_edge = page.locator(".lx-toast.bad").get_by_role("button", name="What to do")
+    ink, paper = at_the_edge.evaluate("one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]")
+    assert ink != paper
 
 
 def test_notes_outside_of_the_tab_are_in_the_pages_language(browser: Any, server: Server) -> None:

@@ -198,7 +198,9 @@ export function facts(rows) {
  * @param {Child[][]} rows
  */
 export function table(heads, rows) {
-    const cell = (/** @type {Child} */ value) => h("td", typeof value === "number" ? { class: "number" } : {}, value);
+    const isNumber = (/** @type {Child} */ value) =>
+        typeof value === "number" || (typeof value === "string" && /^-?[\d.]+ %$/.test(value));
+    const cell = (/** @type {Child} */ value) => h("td", { class: isNumber(value) ? "number" : null }, value);
     return h(
         "div",
         // a group, not a region: several tables of a page may have the same columns, and landmarks must differ
@@ -212,7 +214,9 @@ export function table(heads, rows) {
                 h(
                     "tr",
                     {},
-                    heads.map((head) => h("th", { scope: "col" }, head)),
+                    heads.map((head, i) =>
+                        h("th", { scope: "col", class: rows.length && isNumber(rows[0][i]) ? "number" : null }, head),
+                    ),
                 ),
             ),
             h(
