@@ -99,7 +99,7 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 64
             column, seed = divmod(number, SEEDS)
             place = (column * (side + gap), row * block + label + seed * (side + gap))
             sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), place)
-    return sheet.quantize(64)
+    return sheet.quantize(64, kmeans=1)
 
 
 def main() -> int:

@@ -102,7 +102,7 @@ def save_picture(path: Path, model: StandaloneModel, runs: Sequence[Taught]) -> 
             images += toy_task.generate_toy_images(model, library, base, [prompt], tag if taught else "")
     sheet: Image.Image = shapes.image_grid(images, len(SHOWN))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    sheet.quantize(COLOURS, dither=Image.Dither.NONE, kmeans=1).save(path, optimize=True)
 
 
 def main() -> None:

@@ -37,7 +37,9 @@ def started() -> Iterator[Any]:
 @contextmanager
 def fresh(browser: Any, patience: int, *, locale: str = "en-GB", width: int = 1280) -> Iterator[tuple[Any, list[str]]]:
     """An empty page with nothing remembered, and the errors of its scripts so far. patience: milliseconds to wait."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, locale=locale, reduced_motion="reduce")
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, locale=locale, timezone_id="UTC", reduced_motion="reduce"
+    )
     page = context.new_page()
     page.set_default_timeout(patience)
     errors: list[str] = []

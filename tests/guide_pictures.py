@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from chromium import started
-from kept_pictures import keep_png, steady
+from kept_pictures import keep_png, steady, with_one_seed
 from PIL import Image
 from ui.program import ROOT, Server
 from ui.steps import go
@@ -34,7 +34,7 @@ PATIENCE = 900_000
 """Milliseconds: a training and its sheet take minutes."""
 LANGUAGES = {"en": "en-GB"}
 """Suffix of a picture's name → the browser's language. The Chinese guide shows the English page too, and says so."""
-COLOURS = 96
+COLOURS = 192
 """Colours of a picture: the page has few, and files stay small."""
 SHAPES = ("circle", "square", "cross", "diamond")
 CIRCLE, RING = "a red circle on a blue background", "a large cyan ring on a black background"
@@ -44,7 +44,7 @@ SHEETS = {
     "overtrained": ([TRIANGLE, RING], ["", *(f"<lora:framed:{w}>" for w in (0.4, 0.6, 0.8, 1))]),
     "tamed": (
         [TRIANGLE, RING],
-        [f"<lora:framed:{w}>" for w in ("1", "0@0,1@0.5", "1:lbw=OUTALL", "0@0,1@0.5:lbw=OUTALL")],
+        [f"<lora:framed:{w}>" for w in ("1", "0@0.2,1@0.8", "1:lbw=OUTALL", "0@0.2,1@0.8:lbw=OUTALL")],
     ),
 }
 """Name → (prompts of the rows, tags of the columns): pictures by the small model's own LoRA files."""
@@ -52,7 +52,7 @@ SAMPLE_PROMPT = "a cross on a warning sign --d 7 --l 3 --s 12"
 SHEET = {
     "prompt": "a cross on a warning sign <lora:sign:1>",
     "lora": "sign",
-    "x": "epoch:1,2,3,5,7,last",
+    "x": "epoch:1,3,6,last",
     "y": "weight:0.4-1.0(+0.2)",
     "dataset": "sign",
     "sampler": "DPM++ 2M",
@@ -61,7 +61,7 @@ SHEET = {
     "seed": 7,
 }
 """What the API is asked for: the sheet of the guide."""
-TWO_REGIONS = f"{CIRCLE} <lora:framed:0.7:neg=0> ADDCOL {SQUARE} <lora:striped:0.8:neg=0>"
+TWO_REGIONS = f"{CIRCLE} <lora:framed:0.9:neg=0> ADDCOL {SQUARE} <lora:striped:0.7:neg=0>"
 
 
 def photos(count: int = 20) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def draw_pictures() -> None:
         cells = generate_toy_grid(model, library, TOY_SETTINGS, [[f"{text} {tag}" for tag in tags] for text in prompts])
         sheet_image = _labelled([tag or "no LoRA" for tag in tags], prompts, cells)
         keep_png(sheet_image, IMAGES / f"{name}.png", COLOURS)
-    wide = replace(TOY_SETTINGS, width=128, height=64, seed=5, steps=16)
+    wide = replace(TOY_SETTINGS, width=128, height=64, seed=3, steps=16)
     ((image,),) = generate_toy_grid(model, library, wide, [[TWO_REGIONS]])
     image = image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC)
     keep_png(image, IMAGES / "two-regions.png", COLOURS)
@@ -112,10 +112,14 @@ def _labelled(columns: Sequence[str], rows: Sequence[str], cells: list[list[Imag
 def opened(browser: Any, server: Server, language: str) -> Iterator[Any]:
     """The tab in a language."""
     context = browser.new_context(
-        viewport={"width": 1120, "height": 1000}, locale=LANGUAGES[language], reduced_motion="reduce"
+        viewport={"width": 1120, "height": 1000},
+        locale=LANGUAGES[language],
+        timezone_id="UTC",
+        reduced_motion="reduce",
     )
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
+    with_one_seed(page)
     page.goto(server.url)
     page.wait_for_selector("#lora-ext .lx-tabs")
     # what floats over the page would cover what is shown

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,46 @@ from ui.program import ROOT
 
 ALIKE = 1.0
 """Of 255, the mean of a tile of 32 × 32 pixels: what the compression makes."""
+DAY = 1_790_000_000
+"""What all files of the pictures are dated."""
 _STEADY = """root => {
     const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
         const now = texts.currentNode;
-        const then = now.data.replace(/\\b\\d+(\\.\\d+)? (?=(s|秒|min|分钟)(?!\\w))/g, "3 ");
+        const dated = now.data.replace(/\\d{8}-\\d{6}/g, "20261130-120000")
+            .replace(/\\b\\d{1,2} [A-Z][a-z]+ 20\\d\\d, \\d\\d:\\d\\d/g, "30 Nov 2026, 12:00");
+        const then = now.parentElement.closest(".lx-facts")
+            ? dated.replace(/^(\\d+ min )?\\d+ s$/, "1 min 10 s")
+            : dated.replace(/\\b\\d+(\\.\\d+)? (?=(s|秒|min|分钟)(?!\\w))/g, "3 ");
         if (then !== now.data) now.data = then;
     }
 }"""
 
 
 def steady(page: Any) -> None:
-    """Replaces the durations on the page, which differ from run to run, by one."""
+    """Replaces what differs from run to run by one of each: durations, what a training would take, and dates."""
     page.locator("#lora-ext").evaluate(_STEADY)
+
+
+def with_one_date(page: Any) -> None:
+    """Gives all files that the page lists one date: they are made anew for each picture."""
+
+    def answer_with_it(route: Any) -> None:
+        answer = route.fetch()
+        body = re.sub(r'"(time|thumb)":\s*[\d.]+', rf'"\1":{DAY}', answer.text())
+        route.fulfill(response=answer, body=body)
+
+    page.route(re.compile(r"/v1/(library|inspect|pictures/newest)\?"), answer_with_it)
+
+
+def with_one_seed(page: Any) -> None:
+    """Gives each training that the page starts one seed, as the settings have none."""
+
+    def sent_with_it(route: Any) -> None:
+        asked = route.request.post_data_json
+        route.continue_(post_data=json.dumps({**asked, "settings": {**asked["settings"], "seed": 1}}))
+
+    page.route(re.compile(r"/v1/train$"), sent_with_it)
 
 
 def is_alike(one: Image.Image, other: Image.Image) -> bool:
@@ -50,4 +79,5 @@ def keep(image: Image.Image, path: Path, **options: Any) -> bool:
 
 def keep_png(image: Image.Image, path: Path, colours: int) -> None:
     """The same for a PNG with few colours."""
-    keep(image.convert("RGB").quantize(colours, dither=Image.Dither.NONE), path, optimize=True)
+    # k-means: the median cut alone gives what is small, such as the stars of a rating, the colour of something else
+    keep(image.convert("RGB").quantize(colours, dither=Image.Dither.NONE, kmeans=1), path, optimize=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from chromium import started
 from guide_pictures import photos
-from kept_pictures import keep, steady
+from kept_pictures import keep, steady, with_one_seed
 from PIL import Image, ImageDraw
 from ui.program import ROOT, Server
 from ui.steps import choose, go, until
@@ -29,7 +29,7 @@ PATIENCE = 600_000
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
-PHOTOS, EPOCHS, REPEATS = 12, 4, 10
+PHOTOS, EPOCHS, REPEATS = 12, 4, 16
 """What is trained on, and for how long: a recording has no time for more."""
 
 
@@ -165,7 +165,7 @@ def two_loras(page: Any, server: Server) -> None:
     recorder = Recorder(page)
     recorder.take(800)
     recorder.click(panel.get_by_role("button", name="2 columns"))
-    for share, words, file, weight in ((0.25, FRAMED, "framed", "0.7"), (0.75, STRIPED, "striped", "0.8")):
+    for share, words, file, weight in ((0.25, FRAMED, "framed", "0.9"), (0.75, STRIPED, "striped", "0.9")):
         recorder.click(panel.locator(".lx-region-canvas"), at=(share, 0.5))
         recorder.write(panel.get_by_label("Prompt of the region"), words)
         recorder.click(panel.get_by_role("button", name="Add a LoRA"))
@@ -175,7 +175,7 @@ def two_loras(page: Any, server: Server) -> None:
         recorder.take(900)
     recorder.click(panel.get_by_role("button", name="Insert into prompt"), 900)
     panel = go(page, "generate")
-    for label, value in (("Width", 128), ("Height", 64)):
+    for label, value in (("Width", 128), ("Height", 64), ("Seed", 2)):
         panel.get_by_label(label).last.fill(str(value))
     page.evaluate("window.scrollTo(0, 0)")
     recorder.take(1500)
@@ -231,8 +231,11 @@ def main() -> None:
         try:
             server.warm()
             for name in names or recordings:
-                page = browser.new_context(viewport=WINDOW, locale="en-GB", reduced_motion="reduce").new_page()
+                page = browser.new_context(
+                    viewport=WINDOW, locale="en-GB", timezone_id="UTC", reduced_motion="reduce"
+                ).new_page()
                 page.set_default_timeout(PATIENCE)
+                with_one_seed(page)
                 page.goto(server.url)
                 page.wait_for_selector("#lora-ext .lx-tabs")
                 recordings[name](page, server)

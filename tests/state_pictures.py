@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chromium import fresh, started
-from kept_pictures import keep
+from kept_pictures import keep, steady, with_one_date
 from PIL import Image
 from ui.program import ROOT, Server, dataset
 
@@ -26,13 +26,16 @@ FOLDER = ROOT / "docs" / "states"
 PAGE = ROOT / "docs" / "states.md"
 SHRUNK, LEAST, TALLEST, QUALITY = 0.5, 560, 1600, 60
 """Of the pictures' size; lowest and greatest height in pixels; of the compression."""
-DAY = 1_790_000_000
-"""What all files of the pictures are dated."""
+WINDOW = {"width": 1280, "height": TALLEST}
 _HEIGHT = """([least, tallest]) => {
-    const parts = document.querySelectorAll('#lora-ext .lx-panel:not([hidden]) *');
-    const ends = [...parts].filter(one => one.checkVisibility()).map(one => one.getBoundingClientRect().bottom);
-    return Math.round(Math.min(tallest, Math.max(least, ...ends) + 16));
+    const sizes = selector => [...document.querySelectorAll(selector)].filter(one => one.checkVisibility())
+        .map(one => one.getBoundingClientRect());
+    const end = Math.max(0, ...sizes('#lora-ext .lx-panel:not([hidden]) *').map(one => one.bottom));
+    const toasts = sizes('#lora-ext .lx-toast').reduce((sum, one) => sum + one.height + 20, 0);
+    const dialog = Math.max(0, ...sizes('#lora-ext .lx-dialog[open]').map(one => one.height + 48));
+    return [Math.round(Math.min(tallest, Math.max(least, end + toasts, dialog) + 16)), toasts + dialog > 0];
 }"""
+"""The height that shows all of a state, and whether something of it is placed by the window's height."""
 FIRST_LINES = """# Every panel and state
 
 The standalone page, light and dark: each panel, its sides, open dialogs and lists.
@@ -40,34 +43,40 @@ The standalone page, light and dark: each panel, its sides, open dialogs and lis
 """
 
 
-def with_one_date(route: Any) -> None:
-    """Answers as the program does, but with one date for all files."""
-    answer = route.fetch()
-    body = re.sub(r'"(time|thumb)":\s*[\d.]+', rf'"\1":{DAY}', answer.text())
-    route.fulfill(response=answer, body=body)
-
-
-def pictures(browser: Any, url: str, theme: str) -> Iterator[tuple[str, Image.Image]]:
-    """Each state and how it looks."""
+def pictures(browser: Any, theme: str) -> Iterator[tuple[str, Image.Image]]:
+    """Each state and how it looks, with a program of its own: nothing is there that another theme's states made."""
+    data = Path(tempfile.mkdtemp())
+    dataset(data / "datasets" / "circles" / "2_circle")
+    server = Server(data, None)
     with fresh(browser, 60_000) as (page, errors):
-        page.route(re.compile(r"/v1/(library|inspect|pictures/newest)\?"), with_one_date)
-        page.goto(f"{url}/?__theme={theme}")
+        with_one_date(page)
+        page.goto(f"{server.url}/?__theme={theme}")
         page.wait_for_selector("#lora-ext .lx-tabs")
         asked: set[Any] = set()
         page.on("request", lambda request: asked.add(request))
         for ended in ("requestfinished", "requestfailed"):
             page.on(ended, lambda request: asked.discard(request))
-        page.set_viewport_size(
-            {"width": 1280, "height": TALLEST}
-        )  # what sticks to the window's edge is then out of the way
+        page.set_viewport_size(WINDOW)  # what sticks to the window's edge is then out of the way
         for state in page_states(page):
             page.mouse.move(0, 0)
             page.wait_for_timeout(300)
             while asked:
                 page.wait_for_timeout(300)
-            image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            yield state, image.crop((0, 0, image.width, page.evaluate(_HEIGHT, [LEAST, TALLEST])))
+            yield state, picture_of(page)
+    server.stop()
     assert not errors, errors
+
+
+def picture_of(page: Any) -> Image.Image:
+    """All that the page shows, without what is empty below it."""
+    height, floats = page.evaluate(_HEIGHT, [LEAST, TALLEST])
+    if floats:
+        page.set_viewport_size({**WINDOW, "height": height})
+        page.wait_for_timeout(200)
+    steady(page)
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    page.set_viewport_size(WINDOW)
+    return image.crop((0, 0, image.width, height))
 
 
 def beside(light: Image.Image, dark: Image.Image) -> Image.Image:
@@ -80,13 +89,9 @@ def beside(light: Image.Image, dark: Image.Image) -> Image.Image:
 
 def main() -> None:
     """Draws all states, and the page that shows them."""
-    data = Path(tempfile.mkdtemp())
-    dataset(data / "datasets" / "circles" / "2_circle")
-    server = Server(data, None)
     lines, kept = [FIRST_LINES], set()
     with started() as browser:
-        light, dark = (dict(pictures(browser, server.url, theme)) for theme in ("light", "dark"))
-    server.stop()
+        light, dark = (dict(pictures(browser, theme)) for theme in ("light", "dark"))
     for state, image in light.items():
         path = FOLDER / f"{re.sub('[^a-z0-9]+', '-', state)}.webp"
         keep(beside(image, dark[state]), path, quality=QUALITY, method=6)

@@ -13,15 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from chromium import started
-from kept_pictures import keep_png, steady
+from chromium import fresh, started
+from guide_pictures import photos
+from kept_pictures import keep_png, steady, with_one_date
 from PIL import Image
-from ui.program import ROOT, Server, dataset
+from ui.program import ROOT, Server
 from ui.steps import choose, ended, go
 
 COLOURS = 256
 PATIENCE = 600_000
-CIRCLE = "a red circle on a blue background"
+CIRCLE, SQUARE = "a red circle on a blue background", "a yellow square on a purple background"
 NOTES = {
     "activation text": "framed",
     "preferred weight": 0.8,
@@ -58,12 +59,21 @@ def fill_library(server: Server) -> None:
     server.api("/library/marks", "PUT", marks)
 
 
+def save_photos(folder: Path) -> None:
+    """Pictures to train on, with their captions."""
+    folder.mkdir(parents=True)
+    for file in photos(12):
+        (folder / file["name"]).write_bytes(file["buffer"])
+
+
 def start(page: Any) -> None:
     panel = go(page, "start")
     panel.locator(".lx-kinds button").nth(3).click()
+    panel.get_by_label("Name", exact=True).fill("sign")
+    panel.get_by_label("Trigger word").fill("warning sign")
     panel.locator("select").first.select_option("signs")
     panel.locator(".lx-taken img").first.wait_for()
-    save(page, "start", 900)
+    save(page, "start", 1030)
 
 
 def generate(page: Any) -> None:
@@ -78,22 +88,32 @@ def weights(page: Any) -> None:
     panel = go(page, "weights")
     choose(panel, "framed")
     panel.locator(".lx-about", has_text="SD1").wait_for()
-    panel.locator(".lx-text").fill("1,0,0,0.2,0.4,0.6,0.8,1,1,1,1,0.8,0.8,0.6,0.4,0.2,0")
+    panel.locator(".lx-text").fill("1,0,0,0,0.2,0.4,0.6,0.8,1,1,1,1,1,1,1,0.8,0.6")
     panel.locator(".lx-tag", has_text="lbw=").wait_for()
-    panel.get_by_label("Curve over the steps").fill("0@0, 1@0.4 cosine, 0.6@1")
+    panel.get_by_label("Curve over the steps").fill("0.6@0, 1@0.3 cosine, 0.8@1")
     panel.locator(".lx-tag", has_text="cosine").wait_for()
     panel.locator(".lx-preview summary").click()
     panel.locator(".lx-preview").get_by_label("Prompt", exact=True).fill(CIRCLE)
     panel.locator(".lx-preview summary").click()
     panel.get_by_role("button", name="Draw preview").click()
     panel.locator(".lx-result:not(.busy) > .lx-wiper").wait_for()
-    save(page, "weights", 1200)
+    # at the window's edge it would cover the preview
+    panel.locator(".lx-tagline").evaluate("line => { line.style.position = 'static'; }")
+    save(page, "weights", 1340)
 
 
 def regions(page: Any) -> None:
     panel = go(page, "regions")
     panel.get_by_role("button", name="2 columns").click()
-    save(page, "regions", 860)
+    for share, words, file, weight in ((0.75, SQUARE, "striped", "0.9"), (0.25, CIRCLE, "framed", "0.9")):
+        box = panel.locator(".lx-region-canvas").bounding_box()
+        page.mouse.click(box["x"] + box["width"] * share, box["y"] + box["height"] * 0.5)
+        panel.get_by_label("Prompt of the region").fill(words)
+        panel.get_by_role("button", name="Add a LoRA").click()
+        choose(panel, file)
+        panel.get_by_label("Weight", exact=True).last.fill(weight)
+    page.wait_for_timeout(1000)  # the prompt follows a moment later
+    save(page, "regions", 900)
 
 
 def train(page: Any) -> None:
@@ -118,7 +138,7 @@ def blocks(page: Any) -> None:
     choose(panel, "framed")
     panel.get_by_role("button", name="Measure", exact=True).click()
     ended(panel)
-    save(page, "blocks", 1100)
+    save(page, "blocks", 910)
 
 
 def resize(page: Any) -> None:
@@ -126,6 +146,8 @@ def resize(page: Any) -> None:
     panel.locator(".lx-segments [data-value=resize]").click()
     choose(panel, "framed")
     panel.locator("svg:visible").first.wait_for()
+    panel.get_by_role("button", name="Resize", exact=True).click()
+    ended(panel)
     save(page, "resize", 900)
 
 
@@ -144,17 +166,17 @@ def main() -> None:
     names = parser.parse_args().names or shows
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
         data = Path(scratch)
-        dataset(data / "datasets" / "signs" / "5_sign")
+        save_photos(data / "datasets" / "signs" / "5_sign")
         server = Server(data, None)
         try:
             fill_library(server)
-            context = browser.new_context(viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
-            page = context.new_page()
-            page.set_default_timeout(PATIENCE)
-            page.goto(server.url)
-            page.wait_for_selector("#lora-ext .lx-tabs")
-            for name in names:
-                shows[name](page)
+            with fresh(browser, PATIENCE) as (page, errors):
+                with_one_date(page)
+                page.goto(server.url)
+                page.wait_for_selector("#lora-ext .lx-tabs")
+                for name in names:
+                    shows[name](page)
+            assert not errors, errors
         finally:
             server.stop()
 

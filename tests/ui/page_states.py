@@ -9,6 +9,7 @@ from steps import LONG, go
 
 PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files", "sets")
 _OPEN_ALL = "panel => panel.querySelectorAll('details').forEach(one => (one.open = true))"
+_NO_TOASTS = "document.querySelectorAll('#lora-ext .lx-toast').forEach(one => one.remove())"
 
 
 def page_states(page: Any) -> Iterator[str]:
@@ -55,6 +56,7 @@ def _wrong_text_and_picker(page: Any, panel: Any) -> Iterator[str]:
     panel.locator(".lx-tag.bad:not(.busy)").wait_for()
     yield "weights that cannot be read"
     panel.locator("textarea.lx-text").fill("ALL")
+    panel.locator(".lx-tag", has_text="lbw=ALL").wait_for()
     panel.locator(".lx-pick:visible").first.click()
     panel.locator(".lx-item").first.wait_for()
     yield "an open picker"
@@ -103,11 +105,13 @@ def _messages_and_report(page: Any, panel: Any) -> Iterator[str]:
     panel.locator(".lx-button.main").first.click()
     page.locator(".lx-toast.bad button").wait_for()
     yield "a message"
+    page.evaluate(_NO_TOASTS)  # they go at some moment
     panel.locator(".lx-button.main").first.click()
     page.locator(".lx-toast.bad button").last.click()
     page.locator(".lx-dialog[open]").wait_for()
     yield "what to do"
     page.keyboard.press("Escape")
+    page.evaluate(_NO_TOASTS)
     tools = go(page, "tools")
     tools.locator("[role=radio][data-value=resize]").click()
     tool = tools.locator(".lx-tool:visible")
