@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -208,7 +209,7 @@ def photos_to_lora(page: Any, server: Server) -> None:
     panel.get_by_text("All settings, and why").click()
     panel.locator(".lx-regularisation input").first.uncheck()  # a hundred pictures would be drawn first
     recorder.click(panel.get_by_role("button", name="Train", exact=True), 900)
-    recorder.watch(lambda: panel.get_by_text("sheet.png").count() > 0, 3, 200)
+    recorder.watch(lambda: panel.get_by_text(re.compile(r"sheet(-1)?\.png")).count() > 0, 3, 200)
     page.wait_for_timeout(500)
     recorder.take(1500)
     recorder.click(panel.locator(".lx-sheet td button").last, 1500)

@@ -42,7 +42,7 @@ def teach_the_sign(page: Any, panel: Any, insert: str, patience: float) -> int:
     panel.get_by_text("20 pictures × 5 repeats × 10 epochs = 1000 samples; 1000 suit an object").first.wait_for()
     assert panel.get_by_role("checkbox", name=re.compile("regularisation")).is_checked()
     panel.get_by_role("button", name="Train", exact=True).click()
-    panel.get_by_text("sheet.png").wait_for(timeout=patience)
+    panel.get_by_text("sheet-1.png").wait_for(timeout=patience)  # a page for each sample prompt
     panel.locator(".lx-sheet td.chosen").first.wait_for()
     panel.get_by_role("button", name=insert).last.click()
     page.get_by_text("Written into the prompt, with the seed").wait_for()

@@ -29,7 +29,10 @@ export function says(message, phrase) {
  * @returns {Promise<MessageHelp | undefined>}
  */
 export async function findHelp(message) {
-    topics ||= api("/help").catch(() => []);
+    topics ||= api("/help").catch(() => {
+        topics = undefined; // asked for again with the next message
+        return [];
+    });
     return (await topics).find((topic) => topic.phrases.some((phrase) => says(message, phrase)));
 }
 
