@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lora_ext.adapter_spec import AdapterSpec
 from lora_ext.applied_networks import AppliedNetworks
+from lora_ext.errors import FileError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.saving import save_lora_file, save_safetensors
@@ -138,3 +139,16 @@ def test_many_are_counted(tmp_path: Path) -> None:
     with AppliedNetworks(Tiny()) as applied:
         (fit,) = applied.apply([AdapterSpec(file)])
     assert "1 of 3 layers apply; 2 damaged and skipped: " in str(fit)
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "my_cat.safetensors").touch()
+    (tmp_path / "link.safetensors").symlink_to("nowhere")
+    for name, says in (
+        ("mycat.safetensors", "did you mean 'my_cat.safetensors'"),
+        ("link.safetensors", "No such file"),
+    ):
+        with pytest.raises(FileError, match=says):
+            load_lora_file(tmp_path / name)
+    with pytest.raises(FileError, match=r"No such file or directory$"):
+        load_lora_file(tmp_path / "none" / "a.safetensors")

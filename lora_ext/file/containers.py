@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import FileError, did_you_mean
 from . import safetensors_file, torch_file
 
 LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
@@ -47,6 +48,14 @@ _FOREIGN_FILE_HEADS = (
 """First bytes of files that are something else."""
 
 
+def similar_file_hint(path: Path) -> str:
+    """Formats a hint for a file that is not there: the one beside it with the nearest name; "" for none."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [one.name for one in path.parent.iterdir() if one.suffix.lower() in LORA_FILE_SUFFIXES]
+    return did_you_mean(path.name, (name for name in names if name != path.name))
+
+
 def container_format(path: Path) -> str:
     """Detects the container by a file's first bytes; its suffix only decides where these say nothing.
 
@@ -65,7 +74,8 @@ def container_format(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+        hint = similar_file_hint(path) if isinstance(error, FileNotFoundError) else ""
+        raise FileError(f"{path} cannot be read: {error.strerror or error}{hint}") from error
     if not head:
         raise FileError(f"{path} is empty (0 bytes); download it again")
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":  # first: the length before it may begin with any byte

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToolError
+from ..file.containers import similar_file_hint
 from ..file.hashes import legacy_hash
 from ..layer_names import UNET, LayerId
 from .checkpoint_changes import TORCH_SUFFIXES
@@ -33,7 +34,7 @@ class SourceCheckpoint:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            raise ToolError(f"there is no checkpoint {self.path}")
+            raise ToolError(f"there is no checkpoint {self.path}{similar_file_hint(self.path)}")
         self._at: dict[LayerId, tuple[TensorFile, WeightLocation]] = {}
         for tensor_file, part in self._tensor_files():
             for layer_id, location in find_weight_locations(tensor_file.shapes, part).items():

@@ -17,6 +17,7 @@ from ..adapter_spec import AdapterSpec
 from ..block_weights import UNIFORM_WEIGHTS, parse_block_weights
 from ..command_line import SVD_ONLY_OPTIONS, parse_device, parse_precision
 from ..errors import ToolError
+from ..file.containers import similar_file_hint
 from ..file.loading import load_lora_file
 from ..file.saving import check_not_protected
 from ..progress import Track, no_progress, progress_bar
@@ -84,7 +85,7 @@ def merge_into_checkpoint(
     """
     checkpoint, save_to, device = Path(checkpoint), Path(save_to), torch.device(device)
     if not checkpoint.exists():
-        raise ToolError(f"there is no checkpoint {checkpoint}")
+        raise ToolError(f"there is no checkpoint {checkpoint}{similar_file_hint(checkpoint)}")
     check_checkpoint_output(checkpoint, save_to, overwrite, [spec.file.path for spec in specs])
     for spec in specs:
         spec.file.check_architecture()

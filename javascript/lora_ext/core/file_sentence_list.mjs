@@ -186,7 +186,7 @@ export const FILE_SENTENCES = [
     "every layer of {0} has weight 0; nothing would be left",
     "{0} has no LoRA layer to split ({1})",
     "no LoRA is called {0}{1}",
-    "there is no checkpoint {0}",
+    "there is no checkpoint {0}{1}",
     "{0} are {1} cells; a sheet has at most {2}",
     "the axis {0} has no effect: another axis sets the same; leave one of them out",
     "{0} was not loaded: it wants to run {1}, and only tensors are read; a .safetensors file of it is safe",

@@ -51,7 +51,7 @@ export const HOST_SENTENCES = [
     "{0} holds adapter_config.json, a PEFT adapter; give a folder with the whole model",
     "{0} asks for the attention {1}, which would be downloaded and executed; remove that line",
     "unknown prediction {0}{1}",
-    "{0} does not exist",
+    "{0} does not exist{1}",
     "no CLIP tokenizer (vocab.json and merges.txt) in {0}{1}; nothing is downloaded: give a folder that holds one with --tokenizer DIR",
     "the tokenizer in {0} cannot be read: {1}",
     "{0} is an inpainting model; a LoRA is trained on the model it was made from",

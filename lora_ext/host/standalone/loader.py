@@ -10,6 +10,7 @@ import torch
 
 from ... import embedded
 from ...errors import FileError, did_you_mean
+from ...file.containers import similar_file_hint
 from ...file.safetensors_file import load_safetensors_header
 from ...precisions import MODEL_PRECISIONS, parse_precision_name
 from ..checkpoint_layout import EPSILON_PREDICTION, V_PREDICTION, check_is_supported, modern_key
@@ -63,7 +64,7 @@ def load_model(
             f"unknown prediction {prediction!r}{did_you_mean(prediction or '', (EPSILON_PREDICTION, V_PREDICTION))}"
         )
     if not path.exists():
-        raise FileError(f"{path} does not exist")
+        raise FileError(f"{path} does not exist{similar_file_hint(path)}")
     target = torch.device(device or best_device())
     if path.is_dir():
         chosen, given = _chosen_or_given(tokenizer)
