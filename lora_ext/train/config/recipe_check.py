@@ -247,7 +247,8 @@ def _compiled(r: Recipe) -> Iterator[str]:
 
 def _rate_advice(r: Recipe) -> Iterator[str]:
     """Two kinds whose parameters are no factors of a low rank learn at other rates than LoRA."""
-    if find_optimizer(r.optimizer_type).has_own_rate:
+    optimizer = find_optimizer(r.optimizer_type)
+    if optimizer.has_own_rate or "SGD" in optimizer.name:
         return
     fastest = max(r.rate("unet") if r.trains_unet else 0.0, r.rate("te") if r.trains_text else 0.0)
     if r.algo == "ia3" and fastest < 1e-3:
