@@ -375,6 +375,12 @@ def test_fields_are_named(api: Client) -> None:
     said = api("POST", "/resize", 422, json={"name": "one", "new_rnak": 3, "save_to": "x"})
     assert said["field"] == "new_rnak"
     assert api("POST", "/resize", 422, json={"name": "one", "new_rank": 0, "save_to": "x"})["field"] == "new_rank"
+    broken = api("POST", "/resize", 422, content="{", headers={"Content-Type": "application/json"})
+    assert (broken["error"], broken["field"]) == ("the request is not JSON", None)
+    for name, wrong, kind in (("name", ["x"], "a text"), ("overwrite", "maybe", "true or false")):
+        body = {"name": "one", "save_to": "x", name: wrong}
+        assert api("POST", "/resize", 422, json=body)["error"] == f"{name} must be {kind}"
+    assert api("POST", "/library/delete", 422, json={"names": "one"})["error"] == "names must be a list"
     headers = {"content-type": "application/json"}
     api("POST", "/merge", 422, content='{"parts": [{"name": "one", "ratio": NaN}], "save_to": "x"}', headers=headers)
 

@@ -139,6 +139,8 @@ def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) ->
 def _invalid(error: RequestValidationError) -> Response:
     """422 with the first field that is wrong; what was given is not sent back (it may be no JSON at all)."""
     first = error.errors()[0]
+    if first["type"].rpartition(".")[2] in ("json_invalid", "jsondecode"):  # its place is one in the text, no field
+        return error_response(422, "the request is not JSON", "ValidationError")
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     return error_response(422, _field_problem(where or "the request", first), "ValidationError", where or None)
 
@@ -161,4 +163,10 @@ def _field_problem(field: str, error: Mapping[str, Any]) -> str:
             return f"{field} must be a whole number"
         case "float_type" | "float_parsing" | "float" | "finite_number" | "not_finite_number":
             return f"{field} must be a number"
+        case "list_type" | "list":
+            return f"{field} must be a list"
+        case "string_type" | "str":
+            return f"{field} must be a text"
+        case "bool_type" | "bool_parsing" | "bool":
+            return f"{field} must be true or false"
     return f"{field}: {error['msg']}"
