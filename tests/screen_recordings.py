@@ -30,7 +30,7 @@ PATIENCE = 600_000
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
-PHOTOS, EPOCHS, REPEATS = 12, 4, 16
+PHOTOS, EPOCHS, REPEATS = 12, 3, 16
 """What is trained on, and for how long: a recording has no time for more."""
 
 
@@ -60,7 +60,7 @@ class Recorder:
         x, y = box["x"] + box["width"] * at[0], box["y"] + box["height"] * at[1]
         self.move(x, y)
         self.take(milliseconds)
-        self.page.mouse.click(x, y)
+        element.click(position={"x": box["width"] * at[0], "y": box["height"] * at[1]})  # waits until it moves no more
         self.page.wait_for_timeout(300)
 
     def write(self, field: Any, text: str) -> None:

@@ -28,7 +28,8 @@ SHRUNK, LEAST, TALLEST, QUALITY = 0.5, 560, 1600, 60
 """Of the pictures' size; lowest and greatest height in pixels; of the compression."""
 WINDOW = {"width": 1280, "height": TALLEST}
 _HEIGHT = """([least, tallest]) => {
-    const sizes = selector => [...document.querySelectorAll(selector)].filter(one => one.checkVisibility())
+    const sizes = selector => [...document.querySelectorAll(selector)]
+        .filter(one => one.checkVisibility() && !one.parentElement.closest('.lx-scroll'))
         .map(one => one.getBoundingClientRect());
     const end = Math.max(0, ...sizes('#lora-ext .lx-panel:not([hidden]) *').map(one => one.bottom));
     const toasts = sizes('#lora-ext .lx-toast').reduce((sum, one) => sum + one.height + 20, 0);

@@ -160,7 +160,7 @@ def files(page: Any) -> None:
 
 def main() -> None:
     """Makes all pictures, or those that are named."""
-    shows = {show.__name__: show for show in (start, generate, weights, regions, train, compare, blocks, resize, files)}
+    shows = {show.__name__: show for show in (start, generate, weights, regions, train, compare, blocks, files, resize)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(shows)}; all without")
     names = parser.parse_args().names or shows
