@@ -30,6 +30,26 @@ test("a name that reads like a part of a sentence stays a name", () => {
     setTranslations({});
 });
 
+test("a name before a sentence is no part of it, and lists of words are said with the language's or", () => {
+    const weights = "{0} block weights in {1}; accepted are {2} values";
+    setTranslations({
+        [weights]: "{1} 有 {0} 个，可用 {2}",
+        "{0}: {1}": "{0}：{1}",
+        " or ": " 或 ",
+        "{0}={1} in {2} is not known; write {3}": "{2} 的 {0}={1} 未知，请写 {3}",
+        "starts at {0}": "从 {0} 开始",
+        "starts at {0} and stops before {1}": "从{0}开始，在{1}之前停止",
+        "step {0}": "第 {0} 步",
+    });
+    const said = "<lora:a>: 3 block weights in '1,2,3'; accepted are 12, 17 values";
+    assert.equal(pageWords(said), "<lora:a>：'1,2,3' 有 3 个，可用 12, 17");
+    const part = "part=4 in <lora:a:1:part=4> is not known; write own or all or common";
+    assert.equal(pageWords(part), "<lora:a:1:part=4> 的 part=4 未知，请写 own 或 all 或 common");
+    assert.equal(partWords("starts at step 5 and stops before step 90"), "从第 5 步开始，在第 90 步之前停止");
+    assert.equal(partWords("this or that one"), "this or that one");
+    setTranslations({});
+});
+
 test("a report of several parts is translated part by part", () => {
     const fits = { "{0}{1}: {2} of {3} layers apply": "{0}：{2}/{3}{1}", "{0} keys not understood": "{0} 个键" };
     setTranslations({ ...fits, "{0} not in this model's {1}": "{1} 没有 {0}", "; ": "；" });

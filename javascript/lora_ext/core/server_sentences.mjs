@@ -84,6 +84,9 @@ const FOR_THE_PAGE = [
     ["--sample_prompts {0}: it must be {1}", "sample_prompts {0}: it must be {1}"],
 ];
 
+/** Parts that the program makes of others. */
+const COMPOSED_PARTS = ["made for {0}", "starts at {0} and stops before {1}"];
+
 /** @param {string} sentence */
 function pattern(sentence) {
     const literal = sentence.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
@@ -126,7 +129,7 @@ const lists = [
 const rows = [
     ...lists.flat().map((sentence) => row(sentence, sentence)),
     ...FOR_THE_PAGE.map(([sentence, shown]) => row(sentence, shown)),
-    ...SENTENCE_PARTS.map((sentence) => row(sentence, sentence, true)),
+    ...[...SENTENCE_PARTS, ...COMPOSED_PARTS].map((sentence) => row(sentence, sentence, true)),
 ].sort((a, b) => b.letters - a.letters);
 
 /** Letters of a sentence; a longer text, which may take long to match, is no message. */
@@ -134,6 +137,9 @@ const LONGEST = 2000;
 
 /** How a report of several parts begins, which no pattern may take for one sentence. */
 const HOW_A_FILE_FITS = / layers appl(y|ies)$/;
+
+/** What stands before the first colon of a text, and behind it. @param {string} text */
+const namedSentence = (text) => (/^(.+?): (.+)$/.exec(text) || []).slice(1);
 
 /**
  * A text that is one of the sentences, in the page's words; null where it is none.
@@ -146,6 +152,10 @@ function oneSentence(text, isPart) {
         if ((known.isPart && !isPart) || !text.includes(known.piece)) continue;
         const match = known.fits.exec(text);
         if (!match) continue;
+        const [name, behind] = namedSentence(text);
+        // "NAME: sentence", where a sentence that begins with a value would take the name for a part of it
+        if (behind && match[1]?.startsWith(`${name}: `) && known.fits.test(behind))
+            return t("{0}: {1}", name, said(behind, isPart));
         const isName = (/** @type {number} */ i) => i === 0 && known.isNamed && !known.isPart;
         // a part may be a sentence too, such as why something is so, or the names that were meant
         const words = (/** @type {string} */ part, /** @type {number} */ i) =>
@@ -171,7 +181,9 @@ function joinedSentences(text, isPart) {
     if (parts.length > 1) return joined(parts, t("; "));
     const items = text.split("), ").map((item, i, all) => (i < all.length - 1 ? `${item})` : item));
     if (items.length > 1) return joined(items, t(", "));
-    const [, name, behind] = /^(.+?): (.+)$/.exec(text) || [];
+    const choices = /^[\w=.-]+(?: or [\w=.-]+)+$/.test(text) ? text.split(" or ") : [];
+    if (choices.length) return choices.join(t(" or "));
+    const [name, behind] = namedSentence(text);
     const reason = behind && said(behind, isPart);
     if (reason && reason !== behind) return t("{0}: {1}", name, reason);
     const [, before, inside] = /^(.+?) \((.+)\)$/.exec(text) || [];
