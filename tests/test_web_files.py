@@ -156,7 +156,6 @@ def test_waiting_jobs_change_places(api: Client) -> None:
     assert order == ["a", "d", "b"]
 
 
-@pytest.mark.long
 def test_a_tag_of_an_unknown_file_is_skipped_with_a_note(api: Client) -> None:
     done = api.done("/generate", {"prompt": "a circle <lora:onne:1>", "steps": 1, "width": 64, "height": 64, "seed": 1})
     assert done["state"] == "done" and len(done["result"]["pictures"]) == 1

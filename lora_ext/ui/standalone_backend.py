@@ -154,9 +154,10 @@ class StandaloneBackend:
         wanted = dict(settings)
         name = wanted.pop("ckpt") or EMBEDDED_MODEL_NAME
         report, total = GenerationReport(), max(1, int(wanted["steps"]))
-        model = self.load_model(name)
+        model, masks = self.load_model(name), self._folders.data / MASKS_FOLDER
+        masks.mkdir(parents=True, exist_ok=True)  # none was painted yet
         images = generate(
-            replace(self._base, **wanted, ckpt=self.checkpoint_path(name), masks=(self._folders.data / MASKS_FOLDER,)),
+            replace(self._base, **wanted, ckpt=self.checkpoint_path(name), masks=(masks,)),
             model=model,
             library=library,
             presets=self.presets(),

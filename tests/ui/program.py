@@ -30,7 +30,7 @@ class Server:
     def __init__(
         self, data: Path, packages: str | None, *, root: Path = ROOT, program: Sequence[str] = ("-m", "lora_ext", "ui")
     ) -> None:
-        self.data = data
+        self.data, self.warmed = data, set[Path]()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -64,9 +64,10 @@ class Server:
             return json.load(answer)
 
     def warm(self) -> None:
-        """Draws once, so that no test waits for the model to be loaded."""
+        """Draws once, so that no test waits for the model to be loaded, and each has a picture to choose."""
         self.api("/generate", "POST", {"prompt": "a circle", "steps": 1})
         self.idle(stop=False)
+        self.warmed = set((self.data / "outputs").rglob("*"))
 
     def idle(self, *, stop: bool = True, seconds: float = 400) -> None:
         """Until no job works or waits. stop: cancels them."""
@@ -79,8 +80,11 @@ class Server:
 
     def clean(self) -> None:
         """Removes networks and pictures that tests made, so that a test begins as any other, also at its second try."""
-        for made in [*(self.data / "loras").iterdir(), *(self.data / "outputs").iterdir()]:
+        for made in (self.data / "loras").iterdir():
             shutil.rmtree(made) if made.is_dir() else made.unlink()
+        drawings = set((self.data / "outputs").rglob("*"))
+        for drawn in sorted(drawings - self.warmed, reverse=True):  # files before their folders
+            drawn.rmdir() if drawn.is_dir() else drawn.unlink()
         # no file has this name; the program looks at its folders after each move, and lists what was removed until then
         self.api("/library/move", "POST", {"moves": [{"name": "no file", "to": "none"}]})
 
