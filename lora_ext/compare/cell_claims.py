@@ -62,13 +62,17 @@ class CellClaims:
             picture itself meets.
         """
         path = self._path(key)
-        if path.exists() and not self._is_lost(key, path):
-            return False
-        with contextlib.suppress(OSError):
-            if path.exists():
-                # of several processes that take a lost claim over, one can rename it
-                path.replace(path.with_name(f"{path.name}-{self._owner['id']}"))
-                path.with_name(f"{path.name}-{self._owner['id']}").unlink()
+        if path.exists():  # a claim that comes after this look is found by opening
+            owner = _load_owner(path)
+            if not self._is_lost(key, path):
+                return False
+            mine = path.with_name(f"{path.name}-{self._owner['id']}")
+            with contextlib.suppress(OSError):
+                path.replace(mine)  # of several processes that take a lost claim over, one can rename it
+                if _load_owner(mine) != owner:  # and this is that one's own by now
+                    mine.replace(path)
+                    return False
+                mine.unlink()
         try:
             with path.open("x", encoding="utf-8") as file:
                 json.dump({**self._owner, "time": time.time()}, file)
@@ -103,7 +107,7 @@ class CellClaims:
         try:
             touched = path.stat().st_mtime_ns
         except OSError:
-            return True
+            return False  # given back this moment; who takes another one over now could take a third one's
         owner = _load_owner(path)
         if owner.get("host") == self._owner["host"] and not _is_running(owner.get("pid")):
             return True
