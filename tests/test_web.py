@@ -113,7 +113,7 @@ def test_the_best_matches_of_a_search_come_first(api: Client) -> None:
         os.utime(path, (1000 + age, 1000 + age))
     api.app_state.refresh_library()
     for search, wanted in (
-        ("Stripe ", ["sub/stripe", "stripe", "Striped", "other-stripe", "my-stripe"]),
+        ("Stripe ", ["stripe", "sub/stripe", "Striped", "other-stripe", "my-stripe"]),
         ("striped", ["Striped"]),
     ):
         rows = api("GET", "/library", params={"search": search, "sort": "match"})["rows"]
