@@ -69,7 +69,7 @@ class CellClaims:
             mine = path.with_name(f"{path.name}-{self._owner['id']}")
             with contextlib.suppress(OSError):
                 path.replace(mine)  # of several processes that take a lost claim over, one can rename it
-                if _load_owner(mine) != owner:  # and this is that one's own by now
+                if _load_owner(mine) != owner:  # but this claim is another one, made since the look
                     mine.replace(path)
                     return False
                 mine.unlink()
@@ -107,7 +107,7 @@ class CellClaims:
         try:
             touched = path.stat().st_mtime_ns
         except OSError:
-            return False  # given back this moment; who takes another one over now could take a third one's
+            return True
         owner = _load_owner(path)
         if owner.get("host") == self._owner["host"] and not _is_running(owner.get("pid")):
             return True
