@@ -49,7 +49,11 @@ def text() -> nn.Module:
     with torch.device("meta"):
         return transformers.CLIPTextModel(
             transformers.CLIPTextConfig(
-                hidden_size=12, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2
+                hidden_size=12,
+                intermediate_size=20,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                attn_implementation="eager",  # else transformers 4.44 names the class CLIPSdpaAttention
             )
         )
 
@@ -99,6 +103,7 @@ def test_lists(which: str, extended: bool, text: nn.Module, tmp_path: Path, requ
     rows = pairs_of(layers_of(request.getfixturevalue(which), extended), UNET)
     assert len(rows) == (224 if extended else 144)
     texts = pairs_of(list(walk(text, {"CLIPAttention"}, (nn.Linear,))), TE)
+    assert len(texts) == 12
     path = tmp_path / "my.lora.pt"
     torch.save(flat(rows), path)
     torch.save(flat(texts), tmp_path / "my.lora.text_encoder.pt")
@@ -123,6 +128,7 @@ def test_lists(which: str, extended: bool, text: nn.Module, tmp_path: Path, requ
 def test_named_files(extended: bool, old_unet: nn.Module, text: nn.Module, tmp_path: Path) -> None:
     rows = pairs_of(layers_of(old_unet, extended), UNET)
     texts = pairs_of(list(walk(text, {"CLIPAttention"}, (nn.Linear,))), TE)
+    assert len(texts) == 12
     tensors, metadata = {"<s1>": torch.randn(12)}, {"<s1>": "<embed>"}
     for name, part, classes in (
         ("unet", rows, cloneofsimo.EXTENDED_TARGET_CLASSES if extended else cloneofsimo.DEFAULT_TARGET_CLASSES),
@@ -169,7 +175,7 @@ def test_what_does_not_fit_is_refused(old_unet: nn.Module, tmp_path: Path) -> No
     refused([t.T for t in flat(rows)], "factors of shapes")
     refused([t[0] for t in flat(rows)], "factors of shapes")
     refused([1, 2], "something other than tensors")
-    refused([], "something other than tensors")
+    refused([], "holds an empty list")
 
 
 def test_numbered_keys_that_lie(tmp_path: Path) -> None:

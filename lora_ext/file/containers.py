@@ -110,7 +110,9 @@ def load_tensors(path: str | Path) -> FileContents:
         return FileContents(tensors, metadata, data=data)
     content = torch_file.load_torch_file(path)
     if isinstance(content, list | tuple):
-        if not content or not all(isinstance(item, Tensor) for item in content):
+        if not content:
+            raise FileError(f"{path} holds an empty list, no LoRA")
+        if not all(isinstance(item, Tensor) for item in content):
             raise FileError(f"{path} holds a list with something other than tensors")
         return FileContents({}, {}, [_plain(item) for item in content])
     if isinstance(content, Tensor):

@@ -20,6 +20,7 @@ export const FILE_SENTENCES = [
     "{0} lacks dtype, shape or data_offsets",
     "{0} holds a {1}, not tensors by name",
     "it holds a tensor of complex numbers ({0}); no LoRA has these",
+    "{0} holds an empty list, no LoRA",
     "{0} holds a list with something other than tensors",
     "{0} is an integer that no tensor can hold",
     "{0} is damaged or not a torch file (a name of more than {1} letters)",
