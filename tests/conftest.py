@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from old_companions import skip_what_is_too_old
 
 HERE = Path(__file__).parent
 ASKED_FOR = ("faults", "soak")
@@ -28,7 +29,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With LORA_EXT_LONG_TESTS=0 to 5, runs every sixth of the tests that are marked `long`, from that one on."""
+    """Skips what an installed package is too old for.
+
+    With LORA_EXT_LONG_TESTS=0 to 5, runs every sixth of the tests that are marked `long`, from that one on.
+    """
+    skip_what_is_too_old(items)
     if part := os.environ.get("LORA_EXT_LONG_TESTS"):
         marked = [item for item in items if item.get_closest_marker("long")]
         others = [item for number, item in enumerate(marked) if number % 6 != int(part) % 6]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from makers import make
 from tiny import text_encoder
 from torch import Tensor, nn
@@ -58,7 +58,9 @@ def file_with_ranks(layers: Mapping[LayerId, torch.Size], ranks: list[int], alph
 def loaded_by_diffusers(path: Path) -> dict[LayerId, Tensor]:
     """ΔW of each layer that `load_lora_weights` changes, as PEFT computes it."""
     unet, encoder = small_unet(), text_encoder()
-    pipe = StableDiffusionPipeline(None, encoder, None, unet, None, None, None, requires_safety_checker=False)
+    unused = AutoencoderKL(), DDIMScheduler(steps_offset=1, clip_sample=False)  # diffusers 0.30 takes no None for them
+    parts = unused[0], encoder, None, unet, unused[1], None, None
+    pipe = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="a")
     found = {}
     for part, root in {"unet": unet, "te": encoder}.items():
