@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ui.program import ROOT
 
 ALIKE = 4.0
 """Of 255, the mean of a tile of 32 × 32 pixels: compression makes up to 3, one other letter in docs/states 7."""
+LISTING = "LORA_EXT_KEPT_PICTURES"
+"""Environment variable: a file to which the path of each picture is added that is made, written or as before."""
 DAY = 1_790_000_000
 """What all files of the pictures are dated."""
 _STEADY = """root => {
@@ -66,6 +69,9 @@ def is_alike(one: Image.Image, other: Image.Image) -> bool:
 
 def keep(image: Image.Image, path: Path, **options: Any) -> bool:
     """Writes a picture where it differs from the kept one, and returns whether. options: Pillow's, for the format."""
+    if listing := os.environ.get(LISTING):
+        with Path(listing).open("a", encoding="utf-8") as file:
+            file.write(f"{path.resolve()}\n")
     packed = io.BytesIO()
     image.save(packed, path.suffix[1:], **options)
     if path.exists() and is_alike(*(Image.open(one).convert("RGB") for one in (packed, path))):
