@@ -251,7 +251,7 @@ def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: 
     beside = _neighbours(plan, sound)
     steady = [np.mean([gain, *(whole[i] for i in others)]) for gain, others in zip(whole, beside, strict=True)]
     best = min((c for c, gain in zip(sound, steady, strict=True) if gain >= ENOUGH_GAIN * max(steady)), key=_change)
-    out = f"; {left} were left out as burnt in, blurred or copying" if left else ""
+    out = f"; left out as burnt in, blurred or copying: {left}" if left else ""
     return Suggestion(
         best.cells,
         f"Suggested: {best.label}. It is the gentlest of those that come nearest to the training pictures (likeness "

@@ -114,7 +114,7 @@ export const PICTURE_SENTENCES = [
     "Nothing is suggested: the choices that change most ({0} of the colours) are {1}, and the others change {2} at most. Whether that is the LoRA's effect or damage cannot be said without training pictures. Look at the cells, or try weights between.",
     "burnt (colours at the ends of their scale)",
     "alike for all seeds",
-    "; {0} were left out as burnt in, blurred or copying",
+    "; left out as burnt in, blurred or copying: {0}",
     "The same picture in {0} of {1} cells: {2}.",
     "the only cell",
     "{0}: {1}… is not a number",
