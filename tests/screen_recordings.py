@@ -30,8 +30,8 @@ PATIENCE = 600_000
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
-PHOTOS, EPOCHS, REPEATS = 12, 3, 16
-"""What is trained on, and for how long: a recording has no time for more."""
+PHOTOS, EPOCHS, REPEATS = 20, 5, 10
+"""What is trained on, and for how long: as many samples as the page suggests, but fewer files: the sheet then fits."""
 
 
 class Recorder:
@@ -190,6 +190,11 @@ def two_loras(page: Any, server: Server) -> None:
     recorder.save("two-loras")
 
 
+def below_the_bar(element: Any) -> None:
+    """Scrolls an element to just below the bar of the panels."""
+    element.evaluate("element => window.scrollBy(0, element.getBoundingClientRect().top - 56)")
+
+
 def photos_to_lora(page: Any, server: Server) -> None:
     """Start here: pictures are dropped, a training follows, and its sheet."""
     panel = go(page, "start")
@@ -207,13 +212,23 @@ def photos_to_lora(page: Any, server: Server) -> None:
     for label, value in (("epochs", EPOCHS), ("dataset repeats", REPEATS)):
         panel.get_by_label(label, exact=True).fill(str(value))
     panel.get_by_text("All settings, and why").click()
-    panel.locator(".lx-regularisation input").first.uncheck()  # a hundred pictures would be drawn first
     recorder.click(panel.get_by_role("button", name="Train", exact=True), 900)
-    recorder.watch(lambda: panel.get_by_text(re.compile(r"sheet(-1)?\.png")).count() > 0, 3, 200)
+    job = panel.locator(".lx-job:visible").last
+
+    def has_sheet() -> bool:
+        below_the_bar(job)  # its curve comes later
+        return bool(panel.locator(".lx-sheet td").count())
+
+    recorder.watch(has_sheet, 3, 200, 25)
+    below_the_bar(panel.locator(".lx-sheet"))
+    recorder.watch(lambda: panel.get_by_text(re.compile(r"sheet(-1)?\.png")).count() > 0, 3, 200, 15)
     page.wait_for_timeout(500)
-    recorder.take(1500)
-    recorder.click(panel.locator(".lx-sheet td button").last, 1500)
-    recorder.take(1500)
+    recorder.take(2500)
+    recorder.click(panel.locator(".lx-range").last, 600, at=(0.01, 0.5))  # the sheet's zoom: all of it, and the picture
+    below_the_bar(panel.locator(".lx-sheet"))
+    recorder.take(900)
+    recorder.click(panel.locator(".lx-sheet td.chosen button").last, 900)
+    recorder.take(2000)
     recorder.click(panel.get_by_role("button", name="Insert into prompt").last, 900)
     steady(page)
     recorder.take(2500)
