@@ -254,7 +254,9 @@ def test_with_training_pictures_the_nearest_is_suggested_not_the_gentlest(librar
     found = suggest(made, [Score(d, 1.0, likeness=a, near=b) for d, a, b in near], base=(0.475, 0.626))
     assert suggested(made, found) == "epoch 90", found.reason
     lucky = [(0.2, 0.7, 0.7), (0.27, 0.87, 0.89), (0.18, 0.66, 0.66), (0.279, 0.86, 0.88), (0.278, 0.862, 0.881)]
-    for axis, expected in (("weight:0.2-1.0(+0.2)", "weight 1"), ("preset:ALL,INS,MIDD,OUTD,NONE", "INS")):
+    weights, presets = "0.2-1.0(+0.2)", "ALL,INS,MIDD,OUTD,NONE"
+    axes = {f"weight:{weights}": "weight 1", f"Weight :{weights}": "weight 1", f"preset:{presets}": "INS"}
+    for axis, expected in axes.items():
         made = planned(library, axis)  # presets have no order, so that each stands for itself
         found = suggest(made, [Score(d, 1.0, likeness=a, near=b) for d, a, b in lucky], base=(0.475, 0.626))
         assert suggested(made, found) == expected, found.reason

@@ -50,7 +50,7 @@ def parse_axis(text: str, context: AxisContext) -> Axis:
     axis = kind.parse(rest.strip(), name.strip(), context)
     if not axis.values:
         raise LoraError(f"axis {text!r} has no values; write it as {kind.example}")
-    return replace(axis, text=text)
+    return replace(axis, text=text, kind=kind.name)
 
 
 def default_axis_lora(axes: Sequence[Axis], image_spec: ImageSpec, chosen: str = "") -> str:

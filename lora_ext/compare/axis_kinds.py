@@ -34,6 +34,7 @@ class Axis:
         title: what is varied.
         values: its rows, columns or pages.
         text: the axis as the user wrote it.
+        kind: the name of its `AxisKind`; "" for `NO_AXIS`.
         order: axes with a smaller order edit first.
         name: the LoRA that it changes.
     """
@@ -41,6 +42,7 @@ class Axis:
     title: str
     values: tuple[AxisValue, ...]
     text: str = ""
+    kind: str = ""
     order: int = 2
     name: str = ""
 

@@ -37,7 +37,7 @@ ENOUGH_GAIN = 0.99
 share would not choose what is gentler but what has learned less: in a picture of the concept, the change is the
 concept."""
 ORDERED_AXES = ("epoch", "weight", "te", "unet", "rank")
-"""Axes on which a value is like those beside it."""
+"""Kinds of axes on which a value is like those beside it."""
 DULL, HARSH = 0.55, 1.8
 """Sharpness below or above these multiples of the usual one is a sign of blur, or of burnt-in noise. HARSH is only used
 with training pictures, which show how sharp is usual."""
@@ -226,8 +226,7 @@ def _tags_without_weights(choice: Choice) -> tuple[LoraTag, ...]:
 
 def _neighbours(plan: SheetPlan, choices: Sequence[Choice]) -> list[list[int]]:
     """For each choice, the choices beside it on the sheet, along the axes whose values are in order."""
-    kinds = [axis.text.partition(":")[0].split()[:1] for axis in (plan.x, plan.y, plan.z)]
-    steps = np.eye(3, dtype=int)[[kind[0] in ORDERED_AXES if kind else False for kind in kinds]]
+    steps = np.eye(3, dtype=int)[[axis.kind in ORDERED_AXES for axis in (plan.x, plan.y, plan.z)]]
     cells = [
         [(plan.cells[index].x, plan.cells[index].y, plan.cells[index].z) for index in one.cells] for one in choices
     ]
