@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 from PIL import Image, PngImagePlugin
 from test_other_programs_files import ONETRAINER, TRAINTRAIN
 
-from lora_ext.compare.cell_claims import _load_owner
 from lora_ext.embedded import LORA_DIR
 from lora_ext.file.lora_library import LoraLibrary
+from lora_ext.file.name_claims import _load_owner
 from lora_ext.file.sidecar_files import load_sidecar_info, search_text
 from lora_ext.host.standalone.embeddings import load_embedding
 from lora_ext.host.standalone.folder_safety import check_local_folder

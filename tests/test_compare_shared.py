@@ -15,16 +15,17 @@ import pytest
 from PIL import Image
 from test_compare_command import checkpoint, command_output, runs
 
-from lora_ext.compare import cell_claims, generate_cells
-from lora_ext.compare.cell_claims import CellClaims
+from lora_ext.compare import generate_cells
 from lora_ext.compare.cell_store import CellStore
 from lora_ext.compare.image_spec import ImageSpec
+from lora_ext.file import name_claims
+from lora_ext.file.name_claims import NameClaims
 
 __all__ = ["checkpoint", "runs"]  # fixtures
 
 
 def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with CellClaims(tmp_path) as first, CellClaims(tmp_path) as second:
+    with NameClaims(tmp_path) as first, NameClaims(tmp_path) as second:
         assert first.take("aa") and not second.take("aa") and not first.take("aa")
         owner = json.loads((tmp_path / ".aa.claim").read_text())
         assert owner["pid"] == os.getpid() and abs(owner["time"] - time.time()) < 60
@@ -32,7 +33,7 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not second.take("aa")
         first.release("aa")
         assert second.take("aa")
-        monkeypatch.setattr(cell_claims, "LOST_SECONDS", 0.0)
+        monkeypatch.setattr(name_claims, "LOST_SECONDS", 0.0)
         assert not first.take("aa")  # the first look
         os.utime(tmp_path / ".aa.claim", (1, 1))  # a sign of life, with whatever clock
         assert not first.take("aa")
@@ -44,7 +45,7 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere only the signs of life decide")
 def test_a_claim_of_a_process_that_ended_is_lost_at_once(tmp_path: Path) -> None:
-    with CellClaims(tmp_path) as claims:
+    with NameClaims(tmp_path) as claims:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         gone = {**claims._owner, "id": "x", "pid": ended.pid}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from tiny_trainable_model import RecordingHost, pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
+from lora_ext.file import name_claims
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.saving import save_lora_file
 from lora_ext.train.config.recipe_io import recipe_from_settings
@@ -126,6 +129,22 @@ def test_two_runs_at_once_write_no_file_of_each_other(tmp_path: Path, capsys: py
     with claimed_name(recipe) as third:
         assert third.output_name == "x"
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_claim_of_another_machine_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was refused for good, also that of a killed container, since a new container has another name."""
+    recipe = recipe_from_settings({"output_dir": str(tmp_path), "output_name": "x", "resume": "state"})
+    claim = tmp_path / ".x.claim"
+    claim.write_text('{"host": "another", "pid": 1}')
+    monkeypatch.setattr(name_claims, "RECHECK_SECONDS", 0.01)
+    threading.Timer(0.1, os.utime, (claim, (1, 1))).start()
+    with pytest.raises(TrainError, match="is at work"), claimed_name(recipe):
+        pass
+    monkeypatch.setattr(name_claims, "LOST_SECONDS", 0.1)
+    with claimed_name(recipe) as resumed:
+        assert resumed.output_name == "x" and "looking whether it is at work" in capsys.readouterr().err
 
 
 def test_a_name_must_leave_room_for_those_of_states() -> None:

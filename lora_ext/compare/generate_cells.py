@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..adapter_spec import Presets, resolve_block_weights
 from ..file.lora_library import LoraLibrary
-from .cell_claims import CellClaims
+from ..file.name_claims import NameClaims
 from .cell_store import CellStore
 from .image_spec import ImageSpec
 from .sheet_plan import SheetPlan, batch_image_specs, unique_image_specs
@@ -189,7 +189,7 @@ def generate_cells(
     try:
         on_step(0, 1)
         groups = batch_image_specs(missing, max(1, batch), renderer.batch_key)
-        with CellClaims(store.cells) as claims:
+        with NameClaims(store.cells) as claims:
             while groups:
                 claimed_by_others: list[list[ImageSpec]] = []
                 for group in groups:
@@ -214,7 +214,7 @@ def generate_cells(
 
 
 def _claim(
-    group: Sequence[ImageSpec], key_of: Mapping[ImageSpec, str], store: CellStore, claims: CellClaims
+    group: Sequence[ImageSpec], key_of: Mapping[ImageSpec, str], store: CellStore, claims: NameClaims
 ) -> tuple[list[ImageSpec], list[ImageSpec]]:
     """(What this process draws of a batch, what others are drawing); what is drawn already is in neither."""
     store.refresh()

@@ -7,13 +7,12 @@ import itertools
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..compare.cell_claims import LOST_SECONDS, CellClaims
 from ..errors import TrainError
+from ..file.name_claims import LOST_SECONDS, NameClaims
 from ..train.config.recipe import Recipe
 
 
@@ -57,10 +56,10 @@ def claimed_name(recipe: Recipe) -> Iterator[Recipe]:
     folder = Path(recipe.output_dir)
     with contextlib.suppress(OSError):  # the run says why
         folder.mkdir(parents=True, exist_ok=True)
-    with CellClaims(folder) as claims:
+    with NameClaims(folder) as claims:
         if not recipe.resume:
             recipe = with_unused_name(recipe, claims.take)
-        elif not _taken_in_time(recipe.output_name, claims):
+        elif not claims.take(recipe.output_name) and not _taken_when_lost(recipe.output_name, claims):
             raise TrainError(
                 f"a run that writes {folder / recipe.output_name} is at work; let it end or stop it, or give another "
                 "output_name"
@@ -74,11 +73,6 @@ def _file_of_run(name: str, recipe: Recipe, present: set[str]) -> str:
     return min(filter(pattern.fullmatch, present), default="", key=lambda file: (len(file), file))
 
 
-def _taken_in_time(name: str, claims: CellClaims) -> bool:
-    """Claims a name. Where a killed process cannot be told from one at work, its signs of life are waited for."""
-    end = time.monotonic() + LOST_SECONDS + 5
-    while not claims.take(name):
-        if os.name == "posix" or time.monotonic() > end:
-            return False
-        time.sleep(1)
-    return True
+def _taken_when_lost(name: str, claims: NameClaims) -> bool:
+    print(f"another run wrote {name}; looking whether it is at work, for {LOST_SECONDS:.0f} s at most", file=sys.stderr)
+    return claims.take_when_lost(name)

@@ -303,7 +303,7 @@ MAY_IMPORT = {
     "lora_ext/host/standalone/tokenizer_files.py": "try_to_load_from_cache",
     "lora_ext/train/run/hub_upload.py": "train --push_to_hub, which the tab refuses",
     "lora_ext/web/allowed_hosts.py": "this machine's own names",
-    "lora_ext/compare/cell_claims.py": "this machine's name, which says whose a cell is",
+    "lora_ext/file/name_claims.py": "this machine's name, which says whose a claim is",
 }
 
 
