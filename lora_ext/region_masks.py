@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageChops
 
+from .data_folder import user_data_folder
 from .errors import FileError, LoraError, PromptError, did_you_mean
 from .file.saving import replacing_file
 from .lora_tags import LORA_TAG_PATTERN, LoraTag
@@ -28,13 +29,6 @@ MOST_MASK_SIDE = 2048
 """Larger masks are made smaller: layers see an eighth of the picture's resolution at most."""
 
 
-def check_mask_folders(folders: Iterable[Path]) -> None:
-    """Raises FileError for a folder of masks that the user named and that is none."""
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileError(f"{folder} is not a folder; give one that holds masks")
-
-
 class MaskFolders:
     """The masks in some folders, of which the first that has a name counts.
 
@@ -46,6 +40,14 @@ class MaskFolders:
         self.folders = tuple(folders)
         self.used: dict[str, Image.Image] = {}
         """The masks that `load` has loaded, by name."""
+
+    @classmethod
+    def named(cls, folders: Sequence[Path]) -> MaskFolders:
+        """The folders that the user named, else that of the user's data. Raises FileError for one that is none."""
+        for folder in folders:
+            if not folder.is_dir():
+                raise FileError(f"{folder} is not a folder; give one that holds masks")
+        return cls(folders or (user_data_folder() / MASKS_FOLDER,))
 
     def paths(self) -> dict[str, Path]:
         """Returns name → file of all masks."""

@@ -119,6 +119,7 @@ def test_scores_and_mistakes(
         assert cli(["compare", *ckpt, "--out", str(tmp_path / "no"), *argv]) == 2
         said = capsys.readouterr().err
         assert text in said and said.count("\n") == 1
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_tag_without_a_file_is_skipped_unless_strict(
@@ -128,7 +129,7 @@ def test_a_tag_without_a_file_is_skipped_unless_strict(
             "--out", str(tmp_path / "out"), "--width", "64", "--height", "64", "--steps", "1", "--no_scores", "--json",
             "--prompt", "a <lora:run:1> <lora:nowhere:1>", "--x", "weight run:0.5,1"]  # fmt: skip
     assert cli([*argv, "--strict"]) == 2
-    assert "nowhere" in capsys.readouterr().err
+    assert "nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert cli(argv) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["drawn"] == 2 and err.count("tag skipped") == 1 and "nowhere" in err

@@ -213,7 +213,7 @@ def test_a_drawn_seed_is_gone_on_with(tmp_path: Path, library: LoraLibrary) -> N
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be written"):
-        CellStore(tmp_path / "file")
+        CellStore(tmp_path / "file").create_folder()
 
 
 # --- scores and the suggestion -----------------------------------------------------------------------------------

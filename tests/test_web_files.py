@@ -158,6 +158,7 @@ def test_waiting_jobs_change_places(api: Client) -> None:
 
 def test_a_tag_of_an_unknown_file_is_skipped_with_a_note(api: Client) -> None:
     done = api.done("/generate", {"prompt": "a circle <lora:onne:1>", "steps": 1, "width": 64, "height": 64, "seed": 1})
+    assert not (api.app_state.folders.data / "masks").exists()
     assert done["state"] == "done" and len(done["result"]["pictures"]) == 1
     assert done["result"]["notes"] == ["tag skipped: no LoRA is called 'onne'; did you mean 'one'?"]
     assert done["result"]["notes"][0] in "\n".join(done["log"])

@@ -34,29 +34,30 @@ class CellStore:
     """A sheet's folder: `cells/0007-KEY.png` and `sheet.json`.
 
     Args:
-        folder: the sheet's folder; it is created where it is missing.
+        folder: the sheet's folder; it is created by the first thing that is written there.
 
     Attributes:
         folder: the sheet's folder.
         cells: its subfolder with the cells.
-
-    Raises:
-        FileError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / CELLS_FOLDER
+        self._known: dict[str, Path] = {}
+        self.refresh()
+
+    def create_folder(self, name: str = "") -> None:
+        """Creates the sheet's folder, or a subfolder of it, where it is missing. Raises FileError."""
+        folder = self.folder / name
         try:
-            self.cells.mkdir(parents=True, exist_ok=True)
-            for part in self.cells.glob(".*.part"):  # left by a run that was killed while it wrote
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in folder.glob(".*.part"):  # left by a run that was killed while it wrote
                 with suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
                         part.unlink()
         except OSError as error:
-            raise FileError(f"{folder} cannot be written: {error.strerror or error}") from error
-        self._known: dict[str, Path] = {}
-        self.refresh()
+            raise FileError(f"{self.folder} cannot be written: {error.strerror or error}") from error
 
     def refresh(self) -> None:
         """Finds the pictures that other processes have written since."""
@@ -144,6 +145,7 @@ class CellStore:
         path = self.folder / SEED_FILE
         left_out = ("seed", "lora")
         sheet = [{k: v for k, v in base.items() if k not in left_out}, list(axis_texts)]
+        self.create_folder()
         with exclusive_lock(path):
             found = self.resumable_seed(base, axis_texts)
             with suppress(OSError, ValueError, LookupError, TypeError):
@@ -158,6 +160,7 @@ class CellStore:
     def save_manifest(self, manifest: SheetJson) -> Path:
         """Writes `sheet.json`, the sheet's content for programs. Raises FileError."""
         path = self.folder / MANIFEST_FILE
+        self.create_folder()
         with replacing_file(path, overwrite=True) as part:
             part.write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8", errors="replace")
         return path

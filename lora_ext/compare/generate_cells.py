@@ -15,7 +15,7 @@ from PIL import Image
 from ..adapter_spec import Presets, resolve_block_weights
 from ..file.lora_library import LoraLibrary
 from ..file.name_claims import NameClaims
-from .cell_store import CellStore
+from .cell_store import CELLS_FOLDER, CellStore
 from .image_spec import ImageSpec
 from .sheet_plan import SheetPlan, batch_image_specs, unique_image_specs
 
@@ -164,6 +164,7 @@ def generate_cells(
     Returns:
         The progress at the end: `done` is less than `total` if it was stopped.
     """
+    store.create_folder(CELLS_FOLDER)
     wanted = unique_image_specs(image_specs, lambda image_spec: image_spec.key(renderer.identity(image_spec)))
     number = {key: number for number, key in enumerate(wanted)}
     key_of = {image_spec: key for key, image_spec in wanted.items()}

@@ -100,6 +100,7 @@ def save_block_analysis(
     else:
         found = _analyse_images(settings, library, lora_name, chosen, way, seeds, batch, store)
     data = found.data(keep, name)  # an invalid name is an error before anything is written
+    store.create_folder()
     return heatmap.save_heatmap(found, keep, store.folder), data
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import TypedDict
 
@@ -154,19 +155,22 @@ def compare(
     settings.checked()
     library = LoraLibrary(lora_dirs(settings), max_loaded=16)
     model = load_settings_model(settings)
-    given_settings, settings, store = settings, with_size_and_seed(settings, model, None), CellStore(out)
+    given_settings, settings = settings, with_size_and_seed(settings, model, None)
     parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     image_spec = ImageSpec(**settings.image_fields(), lora=lora)
-    if given_settings.seed < 0:
+    planned = sheet_plan.plan_sheet(image_spec, x, y, z, library)
+    unknown = _unknown_tags(planned, library, settings.strict)
+    scorer = None if no_scores else create_scorer(images, clip, settings.device)
+    store = CellStore(out)
+    if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
         seed = store.agreed_seed(asdict(image_spec), (x, y, z), image_spec.seed)
-        image_spec = replace(image_spec, seed=seed)
-    planned = _skip_unknown_tags(sheet_plan.plan_sheet(image_spec, x, y, z, library), library, settings.strict)
+        planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
+    planned = _without_tags(planned, unknown)
     for text in (
         *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
         *bracketed_tag_warnings(image_spec.prompt),
     ):
         print(text, file=sys.stderr)
-    scorer = None if no_scores else create_scorer(images, clip, settings.device)
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
@@ -196,28 +200,29 @@ def _summary(result: SheetResult) -> ComparisonSummary:
     }
 
 
-def _skip_unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict: bool) -> sheet_plan.SheetPlan:
-    """The plan without tags whose file is not in the library, each reported on standard error as `generate` does.
+def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict: bool) -> list[str]:
+    """Names of tags whose file is not in the library, each reported on standard error as `generate` does.
 
-    Axes are applied before, so that a tag whose file an axis replaces is kept. Raises LoraError for such a tag if
+    Axes are applied before, so that a tag whose file an axis replaces is none. Raises LoraError for such a tag if
     `strict`.
     """
-    errors: dict[str, LoraError] = {}
-    cells = []
-    for cell in plan.cells:
-        prompt = cell.image_spec.prompt
-        for tag in cell.image_spec.tags():
-            try:
-                library.find(tag.name)
-            except LoraError as error:
-                if strict:
-                    raise
-                errors.setdefault(tag.name, error)
-                prompt = remove_tags(prompt, tag.name)
-        cells.append(replace(cell, image_spec=replace(cell.image_spec, prompt=prompt)))
-    for reason in errors.values():
-        print(f"tag skipped: {reason}", file=sys.stderr)
-    return replace(plan, cells=tuple(cells)) if errors else plan
+    found = []
+    for name in dict.fromkeys(tag.name for cell in plan.cells for tag in cell.image_spec.tags()):
+        try:
+            library.find(name)
+        except LoraError as error:
+            if strict:
+                raise
+            print(f"tag skipped: {error}", file=sys.stderr)
+            found.append(name)
+    return found
+
+
+def _without_tags(plan: sheet_plan.SheetPlan, names: Sequence[str]) -> sheet_plan.SheetPlan:
+    """The plan without the tags of these names."""
+    prompts = (reduce(remove_tags, names, cell.image_spec.prompt) for cell in plan.cells)
+    cells = (replace(c, image_spec=replace(c.image_spec, prompt=p)) for c, p in zip(plan.cells, prompts, strict=True))
+    return replace(plan, cells=tuple(cells))
 
 
 def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:

@@ -16,7 +16,6 @@ from .. import __version__
 from ..adapter_spec import AdapterSpec, Presets, resolve_tag
 from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import networks_for_rows
-from ..data_folder import user_data_folder
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
 from ..fit_report import FitReport
@@ -34,7 +33,7 @@ from ..no_effect_reasons import no_effect_reason
 from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
-from ..region_masks import MASKS_FOLDER, MASKS_KEY, MaskFolders, check_mask_folders, save_used_masks
+from ..region_masks import MASKS_KEY, MaskFolders, save_used_masks
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
 from .prompt_conditions import rows_of_pass, set_conditions, unused_conditions_notes
@@ -103,6 +102,7 @@ def generate(
     on_progress: OnGenerationProgress | None = None,
     report: GenerationReport | None = None,
     changes: WeightChanges | None = None,
+    masks: MaskFolders | None = None,
 ) -> list[Image.Image]:
     """Generates images with the LoRA files that the prompt names.
 
@@ -117,6 +117,7 @@ def generate(
         on_progress: called before each U-Net call.
         report: filled with fit reports and notes.
         changes: how often weights changed in calls before this one; the mode "auto" bakes weights that stay the same.
+        masks: where regions find their masks; by default in `settings.masks`, or in the user's data folder.
 
     Returns:
         `batch · n_iter` RGB images, each with its infotext in `image.info["parameters"]`.
@@ -133,8 +134,7 @@ def generate(
     settings.checked()
     strict = settings.strict or report is None
     report = GenerationReport() if report is None else report
-    check_mask_folders(settings.masks)
-    masks = MaskFolders(settings.masks or (user_data_folder() / MASKS_FOLDER,))
+    masks = masks or MaskFolders.named(settings.masks)
     prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))

@@ -54,9 +54,13 @@ def claimed_name(recipe: Recipe) -> Iterator[Recipe]:
         yield recipe if recipe.resume or recipe.output_dir is None else with_unused_name(recipe)
         return
     folder = Path(recipe.output_dir)
+    created = not folder.is_dir()
     with contextlib.suppress(OSError):  # the run says why
         folder.mkdir(parents=True, exist_ok=True)
-    with NameClaims(folder) as claims:
+    with contextlib.ExitStack() as at_end:
+        if created:
+            at_end.callback(_remove_if_empty, folder)
+        claims = at_end.enter_context(NameClaims(folder))
         if not recipe.resume:
             recipe = with_unused_name(recipe, claims.take)
         elif not claims.take(recipe.output_name) and not _taken_when_lost(recipe.output_name, claims):
@@ -65,6 +69,12 @@ def claimed_name(recipe: Recipe) -> Iterator[Recipe]:
                 "output_name"
             )
         yield recipe
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Removes the folder of a run that was refused before it wrote anything."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _file_of_run(name: str, recipe: Recipe, present: set[str]) -> str:

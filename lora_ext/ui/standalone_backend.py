@@ -26,7 +26,7 @@ from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLE
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..inject.fallback import WeightChanges
 from ..protocols import TagInsertion, TrainableModel, UserFolders
-from ..region_masks import MASKS_FOLDER
+from ..region_masks import MASKS_FOLDER, MaskFolders
 from ..train.data.captioning import ImageCaptioner
 from ..web.preset_store import PRESETS_FILE
 from ..web.user_paths import find_user_path, list_user_files
@@ -154,15 +154,14 @@ class StandaloneBackend:
         wanted = dict(settings)
         name = wanted.pop("ckpt") or EMBEDDED_MODEL_NAME
         report, total = GenerationReport(), max(1, int(wanted["steps"]))
-        model, masks = self.load_model(name), self._folders.data / MASKS_FOLDER
-        masks.mkdir(parents=True, exist_ok=True)  # none was painted yet
         images = generate(
-            replace(self._base, **wanted, ckpt=self.checkpoint_path(name), masks=(masks,)),
-            model=model,
+            replace(self._base, **wanted, ckpt=self.checkpoint_path(name)),
+            model=self.load_model(name),
             library=library,
             presets=self.presets(),
             on_progress=lambda done, calls: on_progress(done, max(calls, total)),
             report=report,
             changes=self._changes,
+            masks=MaskFolders([self._folders.data / MASKS_FOLDER]),
         )
         return images, report.fits, report.notes

@@ -96,6 +96,7 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
             drawn = {label: store.path(one.key(renderer.identity(one))) for label, one in {"": first, **others}.items()}
     data = found.data(options.keep, options.name)
     outputs, folder = app_state.folders.outputs.resolve(), store.folder.resolve()
+    store.create_folder()
     chart = heatmap.save_heatmap(found, options.keep, folder)
     pictures = {label: path.resolve().relative_to(outputs).as_posix() for label, path in drawn.items() if path}
     return BlockAnalysisAnswer(

@@ -115,7 +115,8 @@ class SheetService:
             find_user_path([self.folder], options.folder) if options.folder else self._new(planned.base.lora or "sheet")
         )
         check_not_linked(folder, self.app_state.folders.outputs)
-        store, scorer = CellStore(folder), create_scorer(self._training_images(options))
+        scorer, store = create_scorer(self._training_images(options)), CellStore(folder)
+        store.create_folder()
         for text in (
             *unread_tag_warnings(options.prompt, options.negative_prompt),
             *bracketed_tag_warnings(options.prompt),
