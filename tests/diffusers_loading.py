@@ -58,8 +58,8 @@ def file_with_ranks(layers: Mapping[LayerId, torch.Size], ranks: list[int], alph
 def loaded_by_diffusers(path: Path) -> dict[LayerId, Tensor]:
     """ΔW of each layer that `load_lora_weights` changes, as PEFT computes it."""
     unet, encoder = small_unet(), text_encoder()
-    unused = AutoencoderKL(), DDIMScheduler(steps_offset=1, clip_sample=False)  # diffusers 0.30 takes no None for them
-    parts = unused[0], encoder, None, unet, unused[1], None, None
+    # diffusers 0.30 has no None for the VAE and the scheduler
+    parts = (AutoencoderKL(), encoder, None, unet, DDIMScheduler(), None, None)
     pipe = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="a")
     found = {}

@@ -75,7 +75,7 @@ RESULTS = [["resize", "--new_rank", "2"], ["svd-merge", "--new_rank", "2"], ["me
 @pytest.mark.parametrize("verb", RESULTS)
 def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
     pytest.importorskip("peft", reason="diffusers needs peft to load a LoRA")
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     out, given = tmp_path / "out.safetensors", "--models" if "merge" in verb[0] else "--model"
     assert cli.main([verb[0], given, str(LORA), *verb[1:], "--save_to", str(out)]) == 0
@@ -89,9 +89,8 @@ def test_results_load_in_diffusers(tmp_path: Path, verb: list[str]) -> None:
 
     with lora_ext.apply(model, {out: RATIO}):
         ours = both()
-    pipe = StableDiffusionPipeline(
-        model.vae, model.text_encoders[0].module, None, model.unet, None, None, None, requires_safety_checker=False
-    )
+    parts = (model.vae, model.text_encoders[0].module, None, model.unet, DDIMScheduler(), None, None)
+    pipe = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     before = both()
     pipe.load_lora_weights(load_file(out), adapter_name="a")
     pipe.set_adapters("a", RATIO)
