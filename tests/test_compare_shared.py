@@ -97,6 +97,18 @@ def test_each_cell_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list((tmp_path / "cells").glob(".*"))
 
 
+def test_cells_that_others_finish_before_they_are_claimed_are_counted(tmp_path: Path) -> None:
+    class Overtaken(SlowRenderer):
+        def batch_key(self, image_spec: ImageSpec) -> str:
+            """Asked after the first look at the store."""
+            CellStore(tmp_path).save_image(image_spec.key(""), Image.new("RGB", (8, 8)), 0)
+            return ""
+
+    image_specs = [ImageSpec(str(number)) for number in range(3)]
+    progress = generate_cells.generate_cells(image_specs, Overtaken(), CellStore(tmp_path))
+    assert (progress.done, progress.kept, len(progress.newest)) == (3, 3, 3)
+
+
 def test_processes_agree_on_a_random_seed(tmp_path: Path) -> None:
     one, two, axes = CellStore(tmp_path), CellStore(tmp_path), ("weight:0-1", "", "")
     base = {"prompt": "a", "seed": -1, "lora": ""}

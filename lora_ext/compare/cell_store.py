@@ -95,6 +95,8 @@ class CellStore:
         info = PngImagePlugin.PngInfo()
         if image.info.get(PNG_TEXT_KEY):
             info.add_text(PNG_TEXT_KEY, str(image.info[PNG_TEXT_KEY]))
+        if not self.cells.is_dir():
+            self.create_folder(CELLS_FOLDER)
         with replacing_file(path, overwrite=True) as part:
             image.save(part, format="PNG", pnginfo=info)
         self._known[key] = path

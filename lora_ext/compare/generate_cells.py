@@ -208,6 +208,8 @@ def generate_cells(
                     time.sleep(WAIT_SECONDS)
                     store.refresh()
                     count(drawn)
+            if progress.done < progress.total:  # others finished the last ones just before they were to be claimed
+                count(drawn)
             claims.remove_done(present)
     except SheetStopped:
         pass
