@@ -53,7 +53,7 @@ def fill_library(server: Server) -> None:
     for name, weight in COPIES.items():
         (loras / name).parent.mkdir(parents=True, exist_ok=True)
         server.api("/reweight", "POST", {"name": "framed", "lbw": "ALL", "unet": weight, "te": weight, "save_to": name})
-    server.idle(stop=False)
+        server.idle(stop=False)  # the page lists the newest first
     (loras / "styles" / "framed soft.json").write_text(json.dumps(NOTES), encoding="utf-8")
     marks = {"names": ["styles/framed soft"], "favourite": True, "rating": 4, "add_tags": ["frames", "style"]}
     server.api("/library/marks", "PUT", marks)
@@ -73,6 +73,7 @@ def start(page: Any) -> None:
     panel.get_by_label("Trigger word").fill("warning sign")
     panel.locator("select").first.select_option("signs")
     panel.locator(".lx-taken img").first.wait_for()
+    panel.get_by_text("All settings, and why").wait_for()
     save(page, "start", 1030)
 
 
@@ -166,7 +167,7 @@ def main() -> None:
     names = parser.parse_args().names or shows
     with tempfile.TemporaryDirectory() as scratch, started() as browser:
         data = Path(scratch)
-        save_photos(data / "datasets" / "signs" / "5_sign")
+        save_photos(data / "datasets" / "signs")
         server = Server(data, None)
         try:
             fill_library(server)
