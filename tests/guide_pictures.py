@@ -39,6 +39,7 @@ COLOURS = 192
 SHAPES = ("circle", "square", "cross", "diamond")
 CIRCLE, RING = "a red circle on a blue background", "a large cyan ring on a black background"
 TRIANGLE, SQUARE = "a green triangle on white", "a yellow square on a purple background"
+ON_GREEN = "a yellow square on a green background"
 SHEETS = {
     "first-pictures": ([CIRCLE, SQUARE], ["", "<lora:striped:1>"]),
     "overtrained": ([TRIANGLE, RING], ["", *(f"<lora:framed:{w}>" for w in (0.4, 0.6, 0.8, 1))]),
@@ -61,7 +62,7 @@ SHEET = {
     "seed": 7,
 }
 """What the API is asked for: the sheet of the guide."""
-TWO_REGIONS = f"{CIRCLE} <lora:framed:0.9:neg=0> ADDCOL {SQUARE} <lora:striped:0.7:neg=0>"
+TWO_REGIONS = f"{CIRCLE} <lora:framed:0.9:neg=0> ADDCOL {ON_GREEN} <lora:striped:0.7:neg=0>"
 
 
 def photos(count: int = 20) -> list[dict[str, Any]]:
@@ -98,7 +99,7 @@ def draw_pictures() -> None:
         cells = generate_toy_grid(model, library, TOY_SETTINGS, [[f"{text} {tag}" for tag in tags] for text in prompts])
         sheet_image = _labelled([tag or "no LoRA" for tag in tags], prompts, cells)
         keep_png(sheet_image, IMAGES / f"{name}.png", COLOURS)
-    wide = replace(TOY_SETTINGS, width=128, height=64, seed=3, steps=16)
+    wide = replace(TOY_SETTINGS, width=128, height=64, seed=2, steps=16)
     ((image,),) = generate_toy_grid(model, library, wide, [[TWO_REGIONS]])
     image = image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC)
     keep_png(image, IMAGES / "two-regions.png", COLOURS)
