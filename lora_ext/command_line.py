@@ -75,7 +75,7 @@ class CommandParser(argparse.ArgumentParser):
         argument = self.add_argument(option, nargs="+", type=Path, metavar="FILE", help=text)
         argument.required = True
         text = "of many files: how many are worked on side by side (default: one for each core)"
-        self.add_argument("--processes", type=int, metavar="N", help=text)
+        self.add_argument("--processes", type=_process_count, metavar="N", help=text)
         self.set_defaults(command=self.prog.rpartition(" ")[2])
         return self
 
@@ -193,6 +193,13 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
+
+
+def _process_count(text: str) -> int:
+    """Parses --processes."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1; leave it out for one process for each core")
+    return int(text)
 
 
 def parse_device(name: str) -> torch.device:

@@ -53,15 +53,16 @@ class ToolError(LoraError):
     """A request that a file tool cannot fulfil."""
 
 
-def did_you_mean(given: str, valid: Iterable[str]) -> str:
+def did_you_mean(given: str, valid: Iterable[str], most: int = 12) -> str:
     """Formats a hint for a name that is not accepted.
 
     Args:
         given: the name.
         valid: the accepted names.
+        most: how many of them may be listed.
 
     Returns:
-        The nearest name, else the list of at most 12 names, else "".
+        The nearest name, else the list of at most `most` names, else "".
 
     Example:
         >>> did_you_mean("konya", ["kohya", "diffusers"]), did_you_mean("x", ["kohya", "diffusers"])
@@ -69,9 +70,9 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """
     names = sorted(set(valid))
     folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {folded[close[0]]!r}?"
-    if names and len(names) <= 12:
+    if names and len(names) <= most:
         return f"; known: {', '.join(names)}"
     return ""

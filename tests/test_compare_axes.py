@@ -96,6 +96,7 @@ def test_a_number_with_hundreds_of_digits_is_refused(text: str) -> None:
     ("axis", "said"),
     [
         ("weigth:1", "did you mean 'weight'"),
+        ("lora:1", "known: block, cfg, compose,"),
         ("weight", "no values"),
         ("weight:", "no values given"),
         ("weight:1-0", "never gets from 1 to 0"),

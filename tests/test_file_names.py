@@ -94,6 +94,7 @@ def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     library = LoraLibrary([tmp_path])
     answer = library.ambiguity("same")
     assert answer == "3 files are called 'same'; 'sub3/same' is used; write 'sub1/same', 'sub2/same' for another"
+    assert library.ambiguity("same.safetensors") == answer
     assert library.ambiguity("SAME") == answer and library.ambiguity("sub1/same") == library.ambiguity("other") == ""
     use = resolve_tag(LoraTag("same"), library)
     assert use.notes == (answer,) and resolve_tag(LoraTag("sub1/same"), library).notes == ()
@@ -143,7 +144,7 @@ def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
     )
     library = LoraLibrary([tmp_path])
     assert library.find("a").path.suffix == ".safetensors" and library.find("a.pt").path.suffix == ".pt"
-    assert "'a.pt'" in library.ambiguity("a")
+    assert "'a.pt'" in library.ambiguity("a") and not library.ambiguity("a.pt")
 
 
 def header(metadata: str) -> bytes:

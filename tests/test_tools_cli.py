@@ -132,6 +132,20 @@ def test_errors_say_what_fits(argv: list[object], words: list[str], run: Run) ->
     assert not list(Path().iterdir())
 
 
+def test_folders_are_their_files(run: Run) -> None:
+    Path("both").mkdir()
+    for name, file in (("m10", A), ("m2", B)):
+        shutil.copy(file, f"both/{name}.safetensors")
+    Path("both/notes.txt").touch()
+    assert run("merge", "--models", "both/m10.safetensors", "both", "--save_to", "o.safetensors")[0] == 0
+    assert [row["name"] for row in json.loads(metadata("o.safetensors")["lora_ext_sources"])] == ["m10", "m2"]
+    assert json.loads(run("conflicts", "both", "--json")[1])["pairs"][0]["first"] == "m2"
+    Path("empty").mkdir()
+    for verb in (("merge", "--save_to", "n.safetensors", "--models"), ("conflicts",)):
+        assert run(*verb, "empty") == (2, "", "lora-ext: empty has no LoRA file (.safetensors, .pt, .ckpt, .bin)\n")
+    assert "--processes: 0 is less than 1" in run("inspect", "both", "--processes", 0)[2]
+
+
 def test_where_it_may_not_write(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(A, "a.safetensors")
     before = Path("a.safetensors").read_bytes()

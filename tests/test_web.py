@@ -131,6 +131,8 @@ def test_inspect_gives_blocks_layout_and_text_as_it_is(api: Client) -> None:
 def test_an_unknown_name_is_reported_as_on_the_command_line(api: Client) -> None:
     said = api("GET", "/inspect", 400, params={"name": "onee"})
     assert said["error"] == "no LoRA is called 'onee'; did you mean 'one'?" and said["kind"] == "FileError"
+    said = api("POST", "/preview", 422, json={"lora": "one", "promt": "a"})
+    assert said["error"] == "promt is not a field of this request; did you mean 'prompt'?"
 
 
 @pytest.mark.long

@@ -44,7 +44,7 @@ def parse_axis(text: str, context: AxisContext) -> Axis:
     word, _, name = head.strip().partition(" ")
     kind = AXIS_KINDS.get(word.lower().replace("-", "_"))
     if kind is None:
-        raise LoraError(f"unknown axis {word!r} in {text!r}{did_you_mean(word, AXIS_KINDS)}")
+        raise LoraError(f"unknown axis {word!r} in {text!r}{did_you_mean(word, AXIS_KINDS, len(AXIS_KINDS))}")
     if not colon:
         raise LoraError(f"axis {text!r} has no values; write {kind.name}:VALUES, such as {kind.example}")
     axis = kind.parse(rest.strip(), name.strip(), context)

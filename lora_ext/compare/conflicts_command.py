@@ -14,6 +14,7 @@ from ..json_text import dataclass_fields
 from ..progress import no_progress, progress_bar
 from ..tools.block_split import CONFLICT_THRESHOLD, FileSplit, suggest_split
 from ..tools.conflicts import BlockConflict, ConflictReport, FilePairConflict, measure_conflicts
+from ..tools.input_files import expand_input_files
 from .conflict_heatmap import draw_conflict_heatmap
 
 _HEADING = (
@@ -74,7 +75,8 @@ def _row(row: BlockConflict) -> str:
 
 def _parser() -> CommandParser:
     parser = CommandParser("conflicts", "Compare the changes of LoRA files block by block; no LoRA file is written.")
-    parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help="two LoRA files or more")
+    text = "two LoRA files or more: files, folders or patterns such as 'loras/*.safetensors'"
+    parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help=text)
     parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each file (default 1)")
     text = f"interference from which a block counts as a conflict, 0 to 1 (default {CONFLICT_THRESHOLD:g})"
     parser.add_argument("--threshold", type=number, default=CONFLICT_THRESHOLD, metavar="SHARE", help=text)
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.picture is not None and args.picture.suffix.lower() != ".png":
         raise ToolError(f"--picture {args.picture} is not a .png file")
-    files = [load_lora_file(path) for path in args.models]
+    files = [load_lora_file(path) for path in expand_input_files(args.models)]
     report = measure_conflicts(files, args.ratios, track=no_progress if args.json else progress_bar)
     splits = suggest_split(report, threshold=args.threshold, every_block=args.every_block)
     if args.picture is not None:

@@ -387,9 +387,13 @@ class LoraLibrary:
             A sentence; "" for a name that one file has.
         """
         found, given = self._names.look_up(name), displayed_name(name).strip()
-        if found is None or given.lower() != found.name.lower():  # an alias, a relative name, or with its suffix
+        suffix = next((s for s in LORA_FILE_SUFFIXES if given.lower() == found.name.lower() + s), "") if found else ""
+        given = given.removesuffix(given[len(given) - len(suffix) :])
+        if found is None or given.lower() != found.name.lower():  # an alias or a relative name
             return ""
         others = [e for e in self.entries if e is not found and e.name.lower() == given.lower()]
+        if suffix:
+            others = [e for e in others if e.path.suffix.lower() == suffix]
         if given == found.name:
             others = [e for e in others if e.name == given]
         if not others:

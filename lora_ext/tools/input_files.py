@@ -86,6 +86,26 @@ def find_input_files(given: Sequence[Path], results: Path | None = None) -> list
     return sorted(found.values(), key=lambda file: natural_sort_key(file.name))
 
 
+def expand_input_files(given: Sequence[Path]) -> list[Path]:
+    """The files that arguments name, in the order of the arguments, for commands that make one result of all.
+
+    Args:
+        given: as of `find_input_files`.
+
+    Returns:
+        The files; those of a folder or pattern in natural order, without the ones that are there already.
+
+    Raises:
+        ToolError: a folder or pattern without a LoRA file.
+    """
+    found: list[Path] = []
+    for path in given:
+        files = [file.path for file in find_input_files([path])]
+        known = set(map(os.path.realpath, found)) if names_many_files([path]) else set()
+        found += [file for file in files if os.path.realpath(file) not in known]
+    return found
+
+
 def colliding_files(files: Iterable[InputFile]) -> dict[InputFile, InputFile]:
     """Finds files whose results would have one name, also where a file system ignores case.
 

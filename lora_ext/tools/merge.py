@@ -34,6 +34,7 @@ from ..layer_names import LayerId
 from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
 from .constant_alpha import with_constant_alphas
+from .input_files import expand_input_files
 from .layer_batches import LayerPlan, finish_layers
 from .layer_changes import change_of, check_usable, check_usable_beside_layers
 from .lora_add_words import merge_arguments
@@ -215,7 +216,8 @@ def _parser(verb: str) -> CommandParser:
     text = "Merge LoRAs into one, or into a checkpoint; lora_add's FIRST SECOND OUTPUT [ALPHA] --mode MODE is read too."
     parser = CommandParser(verb, "Merge LoRAs into one at a new rank." if svd else text)
     parser.add_output_options()
-    parser.add_argument("--models", nargs="+", required=svd, type=Path, metavar="FILE", help="the LoRAs")
+    text = "the LoRAs: files, folders or patterns such as 'loras/*.safetensors'"
+    parser.add_argument("--models", nargs="+", required=svd, type=Path, metavar="FILE", help=text)
     parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
     parser.add_argument(
         "--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset, numbers or a JSON list"
@@ -258,6 +260,7 @@ def main(
     if verb == "merge":
         argv = merge_arguments(sys.argv[1:] if argv is None else argv)
     args = _parser(verb).parse_args(argv)
+    args.models = expand_input_files(args.models or ())
     if args.sd_model is not None:
         from .merge_into_checkpoint import run_checkpoint_merge
 

@@ -16,12 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import __version__
-from ..errors import LoraError
+from ..errors import LoraError, did_you_mean
 from ..jobs import JobError
 from .access_guard import AccessGuard, SafeJSONResponse, error_response
 from .answer_schema import AnswerSchemas
 
 API_PREFIX = "/lora-ext/v1"
+_UNKNOWN_FIELD = " is not a field of this request"
 
 
 class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
@@ -119,7 +120,7 @@ def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) ->
                 try:
                     return await inner(request)
                 except RequestValidationError as error:
-                    return _invalid(error)
+                    return _invalid(error, self.endpoint)
                 except JobError as error:
                     return error_response(404, str(error), "JobError")
                 except LoraError as error:
@@ -136,13 +137,23 @@ def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) ->
     )
 
 
-def _invalid(error: RequestValidationError) -> Response:
+def _field_names(endpoint: Callable[..., Any]) -> list[str]:
+    """The fields of a route's body."""
+    models = (parameter.annotation for parameter in inspect.signature(endpoint, eval_str=True).parameters.values())
+    fields = (getattr(model, "model_fields", None) or getattr(model, "__fields__", None) or () for model in models)
+    return [name for names in fields for name in names]
+
+
+def _invalid(error: RequestValidationError, endpoint: Callable[..., Any]) -> Response:
     """422 with the first field that is wrong; what was given is not sent back (it may be no JSON at all)."""
     first = error.errors()[0]
     if first["type"].rpartition(".")[2] in ("json_invalid", "jsondecode"):  # its place is one in the text, no field
         return error_response(422, "the request is not JSON", "ValidationError")
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return error_response(422, _field_problem(where or "the request", first), "ValidationError", where or None)
+    problem = _field_problem(where or "the request", first)
+    if problem.endswith(_UNKNOWN_FIELD):
+        problem += did_you_mean(where, _field_names(endpoint))
+    return error_response(422, problem, "ValidationError", where or None)
 
 
 def _field_problem(field: str, error: Mapping[str, Any]) -> str:
@@ -152,7 +163,7 @@ def _field_problem(field: str, error: Mapping[str, Any]) -> str:
         case "missing":
             return f"{field} is missing"
         case "extra_forbidden" | "extra":
-            return f"{field} is not a field of this request"
+            return f"{field}{_UNKNOWN_FIELD}"
         case "greater_than_equal" | "not_ge":
             return f"{field} must be {limit} or more"
         case "less_than_equal" | "not_le":

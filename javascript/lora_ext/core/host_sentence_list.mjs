@@ -107,7 +107,7 @@ export const HOST_SENTENCES = [
     "left out: {0}",
     "choose files, folders and prompts here; not taken from the file: {0}",
     "{0} is missing",
-    "{0} is not a field of this request",
+    "{0} is not a field of this request{1}",
     "{0} must be {1} or more",
     "{0} must be {1} or less",
     "{0} is too long; give at most {1} characters",
