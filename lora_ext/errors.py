@@ -70,7 +70,9 @@ def did_you_mean(given: str, valid: Iterable[str], most: int = 12) -> str:
     """
     names = sorted(set(valid))
     folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.6)
+    text = given.casefold()
+    alike = [name for name in folded if name[:1] == text[:1]]  # else half of the letters says little
+    close = difflib.get_close_matches(text, folded, 1, 0.6) or difflib.get_close_matches(text, alike, 1, 0.5)
     if close:
         return f"; did you mean {folded[close[0]]!r}?"
     if names and len(names) <= most:

@@ -22,7 +22,6 @@ from .access_guard import AccessGuard, SafeJSONResponse, error_response
 from .answer_schema import AnswerSchemas
 
 API_PREFIX = "/lora-ext/v1"
-_UNKNOWN_FIELD = " is not a field of this request"
 
 
 class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
@@ -150,20 +149,18 @@ def _invalid(error: RequestValidationError, endpoint: Callable[..., Any]) -> Res
     if first["type"].rpartition(".")[2] in ("json_invalid", "jsondecode"):  # its place is one in the text, no field
         return error_response(422, "the request is not JSON", "ValidationError")
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    problem = _field_problem(where or "the request", first)
-    if problem.endswith(_UNKNOWN_FIELD):
-        problem += did_you_mean(where, _field_names(endpoint))
+    problem = _field_problem(where or "the request", first, endpoint)
     return error_response(422, problem, "ValidationError", where or None)
 
 
-def _field_problem(field: str, error: Mapping[str, Any]) -> str:
+def _field_problem(field: str, error: Mapping[str, Any], endpoint: Callable[..., Any]) -> str:
     """What is wrong with a field, by the kinds of errors of pydantic 2 and (after a dot) of pydantic 1."""
     limit = next(iter((error.get("ctx") or {}).values()), "")
     match error["type"].rpartition(".")[2]:
         case "missing":
             return f"{field} is missing"
         case "extra_forbidden" | "extra":
-            return f"{field}{_UNKNOWN_FIELD}"
+            return f"{field} is not a field of this request{did_you_mean(field, _field_names(endpoint))}"
         case "greater_than_equal" | "not_ge":
             return f"{field} must be {limit} or more"
         case "less_than_equal" | "not_le":

@@ -75,6 +75,8 @@ def test_a_set_is_saved_and_inserted(page: Any) -> None:
     until(page, "() => document.querySelector('#lx-panel-generate textarea')?.value.endsWith('a harbour')")
     card.get_by_role("button", name="Delete").click()
     panel.get_by_text("No set was saved yet.").wait_for()
+    page.get_by_role("button", name="Undo", exact=True).click()
+    card.get_by_text("a harbour").wait_for()
 
 
 def test_files_of_one_network_are_shown_together_and_deleted(page: Any, server: Server) -> None:

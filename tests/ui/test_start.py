@@ -138,3 +138,6 @@ def test_bad_files_are_named_captions_are_written_and_the_form_takes_over(
     assert [row["name"] for row in saved] == ["faces"] and "output_name" not in saved[0]["settings"]
     form.get_by_role("button", name="Delete", exact=True).click()
     form.get_by_text("No preset yet.").wait_for()
+    page.get_by_role("button", name="Undo", exact=True).click()
+    form.get_by_label("My presets").wait_for()
+    assert server.api("/train/presets")["presets"] == saved

@@ -219,6 +219,9 @@ def test_presets(page: Any, server: Server) -> None:
     panel.get_by_role("button", name="Delete").click()
     until(page, "!document.querySelector('option[value=HALF]')")
     assert (server.data / "presets.txt").read_text() == ""
+    page.get_by_role("button", name="Undo", exact=True).press("Enter")
+    until(page, "document.querySelector('option[value=HALF]')")
+    assert (server.data / "presets.txt").read_text().startswith("HALF:0.5,")
 
 
 @pytest.mark.long

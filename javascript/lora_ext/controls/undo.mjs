@@ -1,4 +1,5 @@
 // Undo and redo: Ctrl+Z, Ctrl+Shift+Z and Ctrl+Y within an editor, and two buttons.
+import { showingErrors, toastLine } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button } from "./basic.mjs";
 
@@ -91,4 +92,20 @@ export function undoable(place, restore) {
         show();
     };
     return { buttons: [undo, redo], note };
+}
+
+/**
+ * Tells that something was deleted, with a button that puts it back.
+ * @param {string} name
+ * @param {() => Promise<void>} restore
+ */
+export function deletedToast(name, restore) {
+    const line = toastLine(t("{0} is deleted", name), "lasting");
+    const back = showingErrors(async () => {
+        line.remove();
+        await restore();
+    });
+    const undo = button(t("Undo"), back, { tip: t("Puts it back") });
+    line.append(" ", undo);
+    undo.focus(); // the button that deleted is gone, or the next press would delete another one
 }

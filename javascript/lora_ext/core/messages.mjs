@@ -33,16 +33,26 @@ export class FieldError extends Error {
 }
 
 /**
- * Shows a line at the page's edge for some seconds; an error that the troubleshooting page explains gets a button.
+ * Shows a line at the page's edge for some seconds.
+ * @param {string} text
+ * @param {string} [kind] "bad" for an error; "lasting" for a line that stays as long as one
+ */
+export function toastLine(text, kind = "") {
+    const line = h("div", { class: `lx-toast ${kind}`, role: "status" }, text);
+    const toasts = page.root.querySelector(".lx-toasts");
+    if (toasts) toasts.append(line);
+    setTimeout(() => line.remove(), kind ? 9000 : 4000);
+    return line;
+}
+
+/**
+ * The same; an error that the troubleshooting page explains gets a button.
  * @param {string} text
  * @param {string} [kind] "bad" for an error
  * @param {string} [said] the message in the program's own words
  */
 export function toast(text, kind = "", said = text) {
-    const line = h("div", { class: `lx-toast ${kind}`, role: "status" }, text);
-    const toasts = page.root.querySelector(".lx-toasts");
-    if (toasts) toasts.append(line);
-    setTimeout(() => line.remove(), kind === "bad" ? 9000 : 4000);
+    const line = toastLine(text, kind);
     if (kind === "bad") void addHelp(line, said);
 }
 

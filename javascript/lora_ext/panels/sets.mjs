@@ -8,6 +8,7 @@ import { button, card, columns, field, note, buttonRow, textArea, textInput } fr
 import { pictureUpload } from "../library/file_picture.mjs";
 import { insertSet, promptButtons, promptTexts } from "../prompts/prompt_fields.mjs";
 import { errorNote } from "../controls/error_note.mjs";
+import { deletedToast } from "../controls/undo.mjs";
 
 /** @typedef {import("../api_types").LoraSetRow} LoraSet */
 
@@ -29,6 +30,9 @@ function sourceButtons(read) {
     return buttonRow(fromPrompts, picture, upload);
 }
 
+/** @param {{ name: string, text: string, words: string, negative: string }} body */
+const saveSet = (body) => api("/sets", { method: "PUT", body });
+
 /** The form that saves a set. @param {() => void} onsave */
 function setForm(onsave) {
     const name = textInput("", null, { maxlength: 64 });
@@ -40,8 +44,7 @@ function setForm(onsave) {
         name.focus();
     });
     const save = showingErrors(async () => {
-        const body = { name: name.value, text: tags.value, words: words.value, negative: negative.value };
-        await api("/sets", { method: "PUT", body });
+        await saveSet({ name: name.value, text: tags.value, words: words.value, negative: negative.value });
         toast(t("Saved as {0}", name.value.trim()));
         onsave();
     });
@@ -70,7 +73,7 @@ function setForm(onsave) {
 /**
  * @param {LoraSet} one
  * @param {(set: LoraSet) => void} edit
- * @param {(name: string) => void} remove
+ * @param {(set: LoraSet) => void} remove
  */
 function setCard(one, edit, remove) {
     const save = showingErrors(async () =>
@@ -85,7 +88,7 @@ function setCard(one, edit, remove) {
             promptButtons((prompt) => insertSet(prompt, one.name), "", t("Writes all its tags and words")),
             button(t("Edit"), () => edit(one), { kind: "quiet", tip: t("Change it in the form") }),
             button(t("Export"), save, { kind: "quiet", tip: t("As a file, to keep or to give to others") }),
-            button(t("Delete"), () => remove(one.name), { kind: "quiet", tip: t("Delete this set") }),
+            button(t("Delete"), () => remove(one), { kind: "quiet", tip: t("Delete this set") }),
         ),
     );
 }
@@ -117,9 +120,10 @@ function build(panel) {
         const cards = sets.map((one) => setCard(one, form.edit, remove));
         setChildren(list, cards.length ? cards : note(t("No set was saved yet.")));
     };
-    const remove = showingErrors(async (/** @type {string} */ name) =>
-        show((await api("/sets", { method: "DELETE", query: { name } })).sets),
-    );
+    const remove = showingErrors(async (/** @type {LoraSet} */ { name, tags, words, negative }) => {
+        show((await api("/sets", { method: "DELETE", query: { name } })).sets);
+        deletedToast(name, async () => show((await saveSet({ name, text: tags.join("\n"), words, negative })).sets));
+    });
     load = () =>
         api("/sets").then(
             ({ sets }) => show(sets),

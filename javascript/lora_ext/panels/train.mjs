@@ -39,7 +39,6 @@ let attach;
 /** @type {JobName | undefined} a job that is shown when the panel has been built */
 let pending;
 /** @typedef {{ settings: Settings, prompts: string, compare: boolean }} RunRequest */
-const PAGES = ["form", "data", "history"];
 /** The page that is shown, or will be when the panel has been built. */
 let shownPage = "form";
 /** @type {((name: string) => void) | undefined} */
@@ -150,18 +149,12 @@ const formPage = (form) =>
         ),
     );
 
-/** The buttons of the panel's pages. @param {(page: string) => void} show */
-const pageTabs = (show) =>
-    segments(
-        [
-            ["form", t("Settings"), t("What is trained, and how")],
-            ["data", t("Pictures"), t("The pictures and their captions")],
-            ["history", t("History"), t("Earlier runs: settings, curves, files")],
-        ],
-        "form",
-        show,
-        t("Train"),
-    );
+/** The panel's pages. @returns {[name: string, title: string, tip: string][]} */
+const pageChoices = () => [
+    ["form", t("Settings"), t("What is trained, and how")],
+    ["data", t("Pictures"), t("The pictures and their captions")],
+    ["history", t("History"), t("Earlier runs: settings, curves, files")],
+];
 
 /**
  * The three pages of the panel.
@@ -197,7 +190,7 @@ function pages(known, form, start, describe) {
         shownPage = to;
         itemShown("train");
     };
-    const tabs = pageTabs(show);
+    const tabs = segments(pageChoices(), "form", show, t("Train"));
     data.hidden = past.hidden = true;
     const open = (/** @type {string} */ name) => {
         tabs.set(name);
@@ -311,7 +304,7 @@ registerPanel({
     item: () => shownPage,
     open: (/** @type {RunRequest | string | undefined} */ given) => {
         if (typeof given === "string") {
-            shownPage = PAGES.includes(given) ? given : shownPage; // the page's address may name anything
+            if (pageChoices().some(([name]) => name === given)) shownPage = given; // an address may name anything
             openPage?.(shownPage);
         } else if (given && loadRequest) loadRequest(given);
         else if (given) pendingRequest = given;

@@ -4,6 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, field, note, select, stack, summary, textInput } from "../controls/basic.mjs";
+import { deletedToast } from "../controls/undo.mjs";
 import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").TrainingPreset} Preset */
@@ -13,7 +14,7 @@ import { saidNote } from "../controls/error_note.mjs";
  * @param {Preset[]} presets
  * @param {string} chosen
  * @param {(preset: Preset) => void} use
- * @param {(name: string) => void} remove
+ * @param {(preset: Preset) => void} remove
  */
 function presetChoice(presets, chosen, use, remove) {
     if (!presets.length) return note(t("No preset yet."));
@@ -26,7 +27,7 @@ function presetChoice(presets, chosen, use, remove) {
             button(t("Load"), () => use(found()), {
                 tip: t("Shows these settings in the form; pictures and name stay"),
             }),
-            button(t("Delete"), () => remove(pick.value), { tip: t("Deletes this preset") }),
+            button(t("Delete"), () => remove(found()), { tip: t("Deletes this preset") }),
         ),
     ];
 }
@@ -77,14 +78,16 @@ export function settingsPresets(read, load) {
         name.value = preset.name;
         toast(t("Settings loaded"));
     };
-    const remove = showingErrors(async (/** @type {string} */ one) =>
-        show((await api("/train/presets", { method: "DELETE", query: { name: one } })).presets),
-    );
+    const put = async (/** @type {Preset} */ body) =>
+        show((await api("/train/presets", { method: "PUT", body })).presets, body.name.trim());
+    const remove = showingErrors(async (/** @type {Preset} */ one) => {
+        show((await api("/train/presets", { method: "DELETE", query: { name: one.name } })).presets);
+        deletedToast(one.name, () => put(one));
+    });
     const show = (/** @type {Preset[]} */ presets, chosen = "") =>
         void setChildren(place, presetChoice(presets, chosen, use, remove));
     const save = showingErrors(async () => {
-        const body = { name: name.value, settings: read() };
-        show((await api("/train/presets", { method: "PUT", body })).presets, name.value.trim());
+        await put({ name: name.value, settings: read() });
         toast(t("saved"));
     });
     const saving = buttonRow(

@@ -4,6 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, select, textInput } from "../controls/basic.mjs";
+import { deletedToast } from "../controls/undo.mjs";
 import { pageWords } from "../core/server_sentences.mjs";
 
 /** @typedef {import("../api_types").PresetRow} Preset */
@@ -126,9 +127,14 @@ export class PresetList {
         const values = this.weights.text();
         const name = this.input.value.trim() || (this.own() ? this.list.value : "");
         if (!name) return this.input.focus();
-        this.show(await api("/presets", { method: "PUT", body: { name, values } }));
+        await this.put(name, values);
         this.named(name);
         return toast(t("Saved as {0}", name));
+    }
+
+    /** @param {string} name @param {string} values */
+    async put(name, values) {
+        this.show(await api("/presets", { method: "PUT", body: { name, values } }));
     }
 
     async rename() {
@@ -143,6 +149,7 @@ export class PresetList {
         const preset = this.own();
         if (!preset) return toast(t("Choose one of your presets; the built-in ones stay"), "bad");
         this.show(await api("/presets", { method: "DELETE", query: { name: preset.name } }));
-        return this.weights.named("");
+        this.weights.named("");
+        return deletedToast(preset.name, () => this.put(preset.name, preset.values));
     }
 }
