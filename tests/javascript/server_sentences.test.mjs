@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { pageWords, partWords } from "../../javascript/lora_ext/core/server_sentences.mjs";
+import { pageWords, partWords, setOptionLabels } from "../../javascript/lora_ext/core/server_sentences.mjs";
 import { setTranslations, t } from "../../javascript/lora_ext/core/strings.mjs";
 
 test("the server's sentences are said in the page's words and language", () => {
@@ -13,6 +13,14 @@ test("the server's sentences are said in the page's words and language", () => {
     assert.equal(pageWords("the tag is empty"), "标签为空");
     assert.equal(pageWords("a: b cannot be read: it is\ndamaged"), "it is\ndamaged/a: b");
     setTranslations({});
+});
+
+test("an option is called by its label, where the sentence and not a value names it", () => {
+    const said = "reg_data_dir out/reg_generate has no picture that can be read; reg_generate generates them";
+    assert.equal(pageWords(said), said);
+    setOptionLabels((name) => (name === "reg_generate" ? "draw missing ones" : ""));
+    assert.equal(pageWords(said), said.replace(/; reg_generate/, "; “draw missing ones”"));
+    setOptionLabels(() => "");
 });
 
 test("a part of a sentence is translated too, and may be missing", () => {

@@ -95,6 +95,30 @@ function pattern(sentence) {
     return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)")}$`, "s");
 }
 
+/** An option of the command line and of settings files, such as reg_generate. */
+const OPTION = /(?<![-\w])[a-z]+(?:_[a-z0-9]+)+(?!\w)/g;
+
+/** @type {(option: string) => string} */
+let labelOf = () => "";
+
+/** What options are called on the page. @param {(option: string) => string} label "" for one that has no label */
+export function setOptionLabels(label) {
+    labelOf = label;
+}
+
+/**
+ * A sentence in the page's words, with its own options, not those in values, by their labels.
+ * @param {string} shown
+ * @param {string[]} values
+ */
+function withLabels(shown, values) {
+    if (shown.search(OPTION) < 0) return t(shown, ...values);
+    const quoted = (/** @type {string} */ name) => (labelOf(name) ? t("“{0}”", labelOf(name)) : name);
+    return t(shown)
+        .replace(OPTION, quoted)
+        .replace(/\{(\d)\}/g, (place, i) => values[i] ?? place);
+}
+
 /** A sentence that begins with the name of what it is about, which may read like a part of a sentence: "step 4". */
 const NAMED = /^\{\d\} [a-z]/;
 
@@ -160,7 +184,7 @@ function oneSentence(text, isPart) {
         // a part may be a sentence too, such as why something is so, or the names that were meant
         const words = (/** @type {string} */ part, /** @type {number} */ i) =>
             isName(i) || part.length === text.length ? part : said(part);
-        return t(known.shown, ...match.slice(1).map(words));
+        return withLabels(known.shown, match.slice(1).map(words));
     }
     return null;
 }

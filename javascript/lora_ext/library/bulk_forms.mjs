@@ -85,7 +85,7 @@ export const confirmForm = (question, label, act) =>
  * Starts a job for each file.
  * @param {string[]} names
  * @param {"/resize" | "/convert"} path
- * @param {(name: string) => object} request
+ * @param {(name: string) => object | Promise<object>} request
  * @param {HTMLElement} out shows what was refused
  */
 async function startJobs(names, path, request, out) {
@@ -93,7 +93,7 @@ async function startJobs(names, path, request, out) {
     const failed = [];
     for (const name of names) {
         try {
-            await post(path, request(name));
+            await post(path, await request(name));
         } catch (error) {
             failed.push({ name, error: messageOf(error) });
         }
@@ -108,7 +108,12 @@ export function resizeForm(names, out) {
     const rank = numberField(t("New rank"), 8, { low: 1, high: 4096, whole: true });
     const start = showingErrors(() => {
         const new_rank = rank.get();
-        const request = (/** @type {string} */ name) => ({ name, new_rank, save_to: `${name}-r${new_rank}` });
+        const request = async (/** @type {string} */ name) => {
+            const { kinds, ranks } = await api("/inspect", { query: { name } });
+            // a LoRA keeps its own rank where that is lower, as its job's report says; other kinds become LoRA
+            const most = Object.keys(kinds).join() === "LoRA" ? Math.max(...Object.keys(ranks).map(Number)) : Infinity;
+            return { name, new_rank, save_to: `${name}-r${Math.min(new_rank, most)}` };
+        };
         return startJobs(names, "/resize", request, out);
     });
     const tip = t("Each result is a new file beside the others, named for its rank");

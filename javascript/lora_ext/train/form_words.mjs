@@ -1,4 +1,5 @@
 // The training form in words: titles of groups and options, and settings to start from.
+import { setOptionLabels } from "../core/server_sentences.mjs";
 import { t } from "../core/strings.mjs";
 
 /** Group → its title, in the order in which they are shown. @returns {Record<string, string>} */
@@ -59,6 +60,7 @@ const optionTitles = () => ({
 
 /** An option's title; "" where it has none but its name. @param {string} name */
 export const optionTitle = (name) => optionTitles()[name] || "";
+setOptionLabels(optionTitle);
 
 /** @typedef {{ name: string, title: string, tip: string, values: Record<string, unknown> }} StartingPoint */
 
