@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lokr": {"algo": "lokr", "factor": 4, "learning_rate": 2e-3},
     "glora": {"algo": "glora", "learning_rate": 1.5e-4},
     "ia3": {"algo": "ia3", "learning_rate": 5e-3},
-    "full": {"algo": "full", "learning_rate": 5e-5},
+    "full": {"algo": "full", "learning_rate": 7e-5},
     "diag-oft": {"algo": "diag-oft", "learning_rate": 4e-4},
     "boft": {"algo": "boft", "conv_dim": 8, "learning_rate": 6e-5},
     "dora": {"dora_wd": True},

@@ -253,8 +253,8 @@ def _rate_advice(r: Recipe) -> Iterator[str]:
     fastest = max(r.rate("unet") if r.trains_unet else 0.0, r.rate("te") if r.trains_text else 0.0)
     if r.algo == "ia3" and fastest < 1e-3:
         yield f"algo ia3 learns at a learning rate of about 5e-3; {fastest:g} changes next to nothing"
-    if r.algo == "full" and fastest > 5e-5:
-        yield f"algo full learns at a learning rate of 1e-6 to 1e-5 (a small model: 5e-5); {fastest:g} is very fast"
+    if r.algo == "full" and fastest > 7e-5:
+        yield f"algo full learns at a learning rate of 1e-6 to 1e-5 (a small model: 7e-5); {fastest:g} is very fast"
 
 
 _PARTS: tuple[Callable[[Recipe], Iterator[str]], ...] = (
