@@ -81,7 +81,7 @@ PAIRS: dict[str, Any] = {
     **C3LIER,
     "train_batch_size": 4,
     "learning_rate": 2.5e-3,
-    "max_train_steps": 200,
+    "max_train_steps": 230,
     "pair_weight": 0.7,
     "diff_alt_ratio": 0,
     # a frame is settled at the noisy timesteps
