@@ -100,7 +100,7 @@ export const TRAINING_SENTENCES = [
     "token_string {0} has brackets, which set weights in prompts; write {1} in prompts",
     "put spaces around {0} in prompts: beside a comma or a bracket it is not recognised",
     "network_alpha {0} at rank {1} makes very large changes",
-    "algo ia3 learns at a learning rate of about 5e-3; {0} changes next to nothing",
+    "algo ia3 learns at a learning rate of 5e-3 to 1e-2; {0} changes next to nothing",
     "algo full learns at a learning rate of 1e-6 to 1e-5 (a small model: 7e-5); {0} is very fast",
     "scale_weight_norms {0} leaves almost no change; 1 is usual",
     "{0} finds the learning rate itself; learning_rate is a factor on it: set 1, not {1}",

@@ -252,7 +252,7 @@ def _rate_advice(r: Recipe) -> Iterator[str]:
         return
     fastest = max(r.rate("unet") if r.trains_unet else 0.0, r.rate("te") if r.trains_text else 0.0)
     if r.algo == "ia3" and fastest < 1e-3:
-        yield f"algo ia3 learns at a learning rate of about 5e-3; {fastest:g} changes next to nothing"
+        yield f"algo ia3 learns at a learning rate of 5e-3 to 1e-2; {fastest:g} changes next to nothing"
     if r.algo == "full" and fastest > 7e-5:
         yield f"algo full learns at a learning rate of 1e-6 to 1e-5 (a small model: 7e-5); {fastest:g} is very fast"
 
