@@ -76,5 +76,6 @@ def did_you_mean(given: str, valid: Iterable[str], most: int = 12) -> str:
     if close:
         return f"; did you mean {folded[close[0]]!r}?"
     if names and len(names) <= most:
-        return f"; known: {', '.join(names)}"
+        # names can come from files' metadata: no control character of theirs reaches a terminal
+        return f"; known: {', '.join(name if name.isprintable() else repr(name) for name in names)}"
     return ""

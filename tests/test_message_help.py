@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_ext import cli, message_help
-from lora_ext.errors import LoraError
+from lora_ext.errors import LoraError, did_you_mean
 from lora_ext.message_help import explain_topic, find_topic, help_hint, message_topics
 
 
@@ -58,10 +58,17 @@ def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixt
     assert "is empty" in lines[0] and lines[1:] == ["  what to do: python -m lora_ext help file"]
     assert cli.main(["help", "file"]) == 0
     assert "git-lfs pointer" in capsys.readouterr().out
+    for message in (["lora-ext: x.safetensors is empty (0 bytes)"], "x.safetensors is empty (0 bytes)".split()):
+        assert cli.main(["help", *message]) == 0
+        assert "git-lfs pointer" in capsys.readouterr().out
     assert cli.main(["help"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {t.name for t in message_topics()}
     assert cli.main(["help", "memroy"]) == 2
     assert "did you mean 'memory'?" in capsys.readouterr().err
+
+
+def test_names_in_a_message_hold_no_control_characters() -> None:
+    assert did_you_mean("x", ["evil\x1b[31m\nred\u202e", "日本"]) == r"; known: 'evil\x1b[31m\nred\u202e', 日本"
 
 
 def test_without_the_page_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
