@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .command_line import CommandParser
-from .message_help import explain_topic, message_topics
+from .message_help import explain_topic, find_topic, message_topics
 
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
     parser = CommandParser("help", "What to do about a message of the program.")
-    text = "its short name, which stands under the message; without one, all are listed"
-    parser.add_argument("name", nargs="?", metavar="NAME", help=text)
+    text = "its short name, which stands under the message, or the message; without one, all are listed"
+    parser.add_argument("name", nargs="*", metavar="NAME", help=text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `help [NAME]`.
+    """Runs `help [NAME or MESSAGE]`.
 
     Args:
         argv: the arguments; None reads those of the program.
@@ -26,12 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        LoraError: there is no such name, or the page is not installed.
+        LoraError: there is no such name and no help on such a message, or the page is not installed.
     """
-    name = build_parser().parse_args(argv).name
+    name = " ".join(build_parser().parse_args(argv).name)
     topics = message_topics()
+    if name not in {topic.name for topic in topics}:
+        found = find_topic(name)
+        name = found.name if found else name
     if name or not topics:
-        print(explain_topic(name or ""))
+        print(explain_topic(name))
     else:
         print("\n".join(f"{topic.name:<14}{'; '.join(topic.phrases)}" for topic in topics))
     return 0
