@@ -43,6 +43,21 @@ def replace_lone_surrogates(text: str) -> str:
     return _HALF.sub("\ufffd", text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def escape_control_characters(text: str) -> str:
+    r"""Escapes what would command a terminal or turn the direction of a line; names of files can hold it.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The text with `\x1b` and the like for each such character; tabs and line breaks stay.
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def make_output_safe() -> None:
     """Lets standard output and error accept any text (Windows' code pages, LC_ALL=C, names that are not UTF-8)."""
     for stream in (sys.stdout, sys.stderr):

@@ -9,7 +9,7 @@ import pytest
 
 from lora_ext import cli, message_help
 from lora_ext.errors import LoraError, did_you_mean
-from lora_ext.message_help import explain_topic, find_topic, help_hint, message_topics
+from lora_ext.message_help import explain_topic, find_topic, help_hint, message_topics, report_error
 
 
 def test_every_row_of_the_page_is_a_topic_with_a_text() -> None:
@@ -69,6 +69,14 @@ def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixt
 
 def test_names_in_a_message_hold_no_control_characters() -> None:
     assert did_you_mean("x", ["evil\x1b[31m\nred\u202e", "日本"]) == r"; known: 'evil\x1b[31m\nred\u202e', 日本"
+
+
+def test_an_error_about_a_file_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "--json", str(tmp_path / "red\x1b[31m\u202e.safetensors")]) == 2
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err and "\u202e" not in told.out + told.err
+    assert report_error(LoraError("a\x1b[2J\tb\nc\u202e")) == 2
+    assert capsys.readouterr().err == "lora-ext: a\\x1b[2J\tb\nc\\u202e\n"
 
 
 def test_without_the_page_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
