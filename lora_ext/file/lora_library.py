@@ -388,7 +388,7 @@ class LoraLibrary:
         """
         found, given = self._names.look_up(name), displayed_name(name).strip()
         suffix = next((s for s in LORA_FILE_SUFFIXES if given.lower() == found.name.lower() + s), "") if found else ""
-        given = given.removesuffix(given[len(given) - len(suffix) :])
+        given = given[: len(given) - len(suffix)]
         if found is None or given.lower() != found.name.lower():  # an alias or a relative name
             return ""
         others = [e for e in self.entries if e is not found and e.name.lower() == given.lower()]

@@ -67,7 +67,7 @@ class NameClaims:
         path = self._path(name)
         if path.exists():  # a claim that comes after this look is found by opening
             owner = _load_owner(path)
-            if not self._is_lost(name, path):
+            if not self._is_lost(name, path, owner):
                 return False
             mine = path.with_name(f"{path.name}-{self._owner['id']}")
             with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ class NameClaims:
         touches: set[int] = set()
         while not self.take(name):
             touches.add(self._seen.get(name, (0, 0.0))[0])
-            if self._owner_runs(self._path(name)) or len(touches) > 1:
+            if self._owner_runs(_load_owner(self._path(name))) or len(touches) > 1:
                 return False
             time.sleep(RECHECK_SECONDS)
         return True
@@ -119,7 +119,7 @@ class NameClaims:
     def _path(self, name: str) -> Path:
         return self._folder / f".{name}.claim"
 
-    def _is_lost(self, name: str, path: Path) -> bool:
+    def _is_lost(self, name: str, path: Path, owner: dict[str, Any]) -> bool:
         """Whether nobody works under a claimed name.
 
         The time of the last touch is only compared with itself, since the clocks of machines differ.
@@ -128,16 +128,15 @@ class NameClaims:
             touched = path.stat().st_mtime_ns
         except OSError:
             return True
-        if self._owner_runs(path) is False:
+        if self._owner_runs(owner) is False:
             return True
         now = time.monotonic()
         if self._seen.get(name, (None, 0))[0] != touched:
             self._seen[name] = (touched, now)
         return now - self._seen[name][1] > LOST_SECONDS
 
-    def _owner_runs(self, path: Path) -> bool | None:
+    def _owner_runs(self, owner: dict[str, Any]) -> bool | None:
         """Whether the process of a claim runs; None where that cannot be told: then the signs of life decide."""
-        owner = _load_owner(path)
         pid = owner.get("pid")
         if owner.get("host") != self._owner["host"] or not isinstance(pid, int) or not 0 < pid < 1 << 31:
             return None

@@ -165,7 +165,8 @@ def compare(
     if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
         seed = store.agreed_seed(asdict(image_spec), (x, y, z), image_spec.seed)
         planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
-    planned = _without_tags(planned, unknown)
+    if unknown:
+        planned = _without_tags(planned, unknown)
     for text in (
         *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
         *bracketed_tag_warnings(image_spec.prompt),

@@ -6,7 +6,7 @@ import { HOST_SENTENCES } from "./host_sentence_list.mjs";
 import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
 import { SENTENCE_PARTS } from "./part_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
-import { t } from "./strings.mjs";
+import { filled, t, translation } from "./strings.mjs";
 import { TRAINING_INPUT_SENTENCES } from "./training_input_sentence_list.mjs";
 import { TRAINING_SENTENCES } from "./training_sentence_list.mjs";
 
@@ -112,11 +112,8 @@ export function setOptionLabels(label) {
  * @param {string[]} values
  */
 function withLabels(shown, values) {
-    if (shown.search(OPTION) < 0) return t(shown, ...values);
     const quoted = (/** @type {string} */ name) => (labelOf(name) ? t("“{0}”", labelOf(name)) : name);
-    return t(shown)
-        .replace(OPTION, quoted)
-        .replace(/\{(\d)\}/g, (place, i) => values[i] ?? place);
+    return filled(translation(shown, values).replace(OPTION, quoted), values);
 }
 
 /** A sentence that begins with the name of what it is about, which may read like a part of a sentence: "step 4". */

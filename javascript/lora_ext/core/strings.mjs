@@ -10,16 +10,29 @@ export function setTranslations(table) {
 }
 
 /**
- * A text in the page's language, with {0}, {1}, … filled in. The web UI's own localization comes second.
+ * A text in the page's language, with {0}, {1}, … still in it. The web UI's own localization comes second.
+ * @param {string} text
+ * @param {(string | number)[]} values what will be filled in: one of a thing has words of its own
+ */
+export function translation(text, values) {
+    const page = /** @type {{ localization?: Record<string, string> }} */ (globalThis);
+    return translations[text] || (page.localization || {})[text] || englishFor(text, values);
+}
+
+/**
+ * A text with {0}, {1}, … filled in, in one go: a value may itself have {1} in it.
+ * @param {string} text
+ * @param {(string | number)[]} values
+ */
+export const filled = (text, values) =>
+    text.replace(/\{(\d)\}/g, (place, i) => (i in values ? String(values[i]) : place));
+
+/**
+ * A text in the page's language, with {0}, {1}, … filled in.
  * @param {string} text
  * @param {...(string | number)} values
  */
-export function t(text, ...values) {
-    const page = /** @type {{ localization?: Record<string, string> }} */ (globalThis);
-    const translated = translations[text] || (page.localization || {})[text] || englishFor(text, values);
-    // in one go: a value may itself have {1} in it
-    return translated.replace(/\{(\d)\}/g, (place, i) => (i in values ? String(values[i]) : place));
-}
+export const t = (text, ...values) => filled(translation(text, values), values);
 
 /**
  * The translation table for a language: "zh_TW", "zh_CN", "ja_JP", or "en" for every other one.
