@@ -249,7 +249,8 @@ def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: 
         return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
     beside = _neighbours(plan, sound)
     steady = [np.mean([gain, *(whole[i] for i in others)]) for gain, others in zip(whole, beside, strict=True)]
-    best = min((c for c, gain in zip(sound, steady, strict=True) if gain >= ENOUGH_GAIN * max(steady)), key=_change)
+    enough = min(max(steady), ENOUGH_GAIN * max(steady))  # where no choice gains, a share of the best is above it
+    best = min((c for c, gain in zip(sound, steady, strict=True) if gain >= enough), key=_change)
     out = f"; left out as burnt in, blurred or copying: {left}" if left else ""
     return Suggestion(
         best.cells,
