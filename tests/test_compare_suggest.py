@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from test_compare_axes import write
 from test_compare_sheet import FrameRenderer
@@ -245,6 +247,26 @@ def test_what_gains_in_one_measure_and_loses_more_in_the_other_is_not_suggested(
     scores = [Score(0.1, 1.0, likeness=0.51, near=0.1), Score(0.1, 1.0, likeness=0.1, near=0.51)]
     found = suggest(made, scores, base=(0.5, 0.5))
     assert not found.cells and "No choice is nearer" in found.reason
+
+
+GAIN = st.floats(-0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def eight_choices(library: LoraLibrary) -> SheetPlan:
+    return planned(library, "weight:0.2-0.8(+0.2)", "epoch:30,60")
+
+
+@settings(max_examples=60, deadline=None)
+@given(gains=st.lists(st.tuples(GAIN, GAIN), min_size=8, max_size=8))
+@example(gains=[(0.1, 0.1), *[(-0.5, -0.5)] * 7])  # ended in an error
+def test_any_gains_have_a_choice_that_gains_or_none(eight_choices: SheetPlan, gains: list[tuple[float, float]]) -> None:
+    places = [(0.5 + a, 0.5 + b) for a, b in gains]
+    scores = [Score(0.1 * i + 0.1, 1.0, likeness=a, near=b) for i, (a, b) in enumerate(places)]
+    found = suggest(eight_choices, scores, base=(0.5, 0.5))
+    assert found.reason.startswith("Suggested: " if found.cells else "No choice is nearer to the training pictures")
+    assert all(max(places[cell]) > 0.5 for cell in found.cells)
+    assert found.cells or not any(min(place) > 0.5 for place in places)
 
 
 def test_with_training_pictures_the_nearest_is_suggested_not_the_gentlest(library: LoraLibrary) -> None:

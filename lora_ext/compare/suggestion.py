@@ -249,8 +249,10 @@ def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: 
         return Suggestion((), f"No choice is nearer to the training pictures than the model alone ({likeness:.2f}).")
     beside = _neighbours(plan, sound)
     steady = [np.mean([gain, *(whole[i] for i in others)]) for gain, others in zip(whole, beside, strict=True)]
-    enough = min(max(steady), ENOUGH_GAIN * max(steady))  # where no choice gains, a share of the best is above it
-    best = min((c for c, gain in zip(sound, steady, strict=True) if gain >= enough), key=_change)
+    gaining = [(c, gain) for c, own, gain in zip(sound, whole, steady, strict=True) if own > 0]
+    top = max(gain for _, gain in gaining)
+    # beside losing ones even the best may lose: a share of that is more than it
+    best = min((c for c, gain in gaining if gain >= min(top, ENOUGH_GAIN * top)), key=_change)
     out = f"; left out as burnt in, blurred or copying: {left}" if left else ""
     return Suggestion(
         best.cells,
