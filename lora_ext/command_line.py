@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from .argument_errors import argument_error_text, choice_error, extra_argument_text, number, whole_number
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
 from .file.lora_file import is_tensor_finite
@@ -39,6 +39,8 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"lora-ext {command}", description=description, allow_abbrev=False)
         accept_typed_paths(self)
+        self.register("type", int, whole_number)
+        self.register("type", float, number)
         self._given: list[str] = []
         # argparse's own pattern lacks exponents and lists: `--ratios -1e-3` would be read as an option
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(,.*)?$")
@@ -48,6 +50,17 @@ class CommandParser(argparse.ArgumentParser):
         args = self._given = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(args, namespace)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does; an argument that nothing takes is named with the option before it."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(extra_argument_text(rest[0], self._given, self._option_string_actions))
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise choice_error(action, value)
+
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2. An unknown option is named before options that are missing.
 
@@ -55,11 +68,11 @@ class CommandParser(argparse.ArgumentParser):
             message: argparse's message.
         """
         known = self._option_string_actions
-        names = (arg.partition("=")[0] for arg in self._given if re.match(r"--[A-Za-z]", arg))
+        names = (arg.partition("=")[0] for arg in self._given if re.match("--?[A-Za-z]", arg))
         unknown = next((name for name in names if name not in known), None)
-        if unknown is not None and message.startswith(("unrecognized arguments:", "the following arguments are")):
-            message = f"unknown option {unknown}{did_you_mean(unknown, known)}"
-        self.exit(2, f"lora-ext: {message}\n")
+        if unknown is not None and message.startswith("the following arguments are"):
+            message = extra_argument_text(unknown, self._given, known)
+        self.exit(2, f"lora-ext: {argument_error_text(message, known)}\n")
 
     def add_input_files(self, option: str, text: str) -> CommandParser:
         """Adds the option that names the files of a command which works on one file or on many, and --processes.
@@ -177,27 +190,9 @@ def parse_precision(name: str | None) -> torch.dtype | None:
     return None if name is None else parse_precision_name(name, SAVE_PRECISIONS, ToolError)
 
 
-def number(text: str) -> float:
-    """Parses a weight on the command line.
-
-    Args:
-        text: the argument.
-
-    Returns:
-        The number.
-
-    Raises:
-        ValueError: not a number, NaN or infinity.
-    """
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
 def _process_count(text: str) -> int:
     """Parses --processes."""
-    if int(text) < 1:
+    if whole_number(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1; leave it out for one process for each core")
     return int(text)
 

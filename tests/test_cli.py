@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_ext import cli
+from lora_ext.command_line import CommandParser
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -64,6 +65,67 @@ def test_every_verb_suggests_the_option_that_was_meant(verb: str, capsys: pytest
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error == "lora-ext: unknown option --hepl; did you mean '--help'?\n"
+
+
+def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> CommandParser:
+    """The parser that a command makes."""
+    made: list[CommandParser] = []
+
+    def stop(self: CommandParser, *args: object) -> None:
+        made.append(self)
+        raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(CommandParser, "parse_known_args", stop)
+        cli.main([verb])
+    return made[0]
+
+
+@pytest.mark.parametrize("verb", cli.CLI_COMMANDS)
+def test_every_option_says_what_fits(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse's own words for a value that does not fit say neither what fits nor which option takes it."""
+    parser = parser_of(verb, monkeypatch)
+    too_many = [] if parser._get_positional_actions() else ["1", "x y"]
+    for option, action in parser._option_string_actions.items():
+        wrong = {0: [[f"{option}=x"]], None: [[option], [option, *too_many]], "+": [[option]]}.get(action.nargs, [])
+        wrong += [[option, "abc"]] if action.choices or action.type in (int, float) else []
+        for argv in wrong if action.option_strings[0].startswith("--") else []:
+            with pytest.raises(SystemExit) as stopped:
+                parser.parse_args(argv)
+            says = capsys.readouterr().err
+            assert stopped.value.code == 2 and says.count("\n") == 1
+            assert option in says or "are required" in says or argv[-1] == "x y", says
+            assert not re.search("argument |expected|invalid|unrecognized", says.replace("arguments are required", ""))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("merge --ratios 0.5 abc", "--ratios: 'abc' is not a number, such as 0.5"),
+        ("merge --ratios", "--ratios takes one value or more: weight of each LoRA (default 1)"),
+        ("merge --method swd", "--method: unknown value 'swd'; did you mean 'svd'?"),
+        ("resize -model x", "unknown option -model; did you mean '--model'?"),
+        (
+            "generate --lora_dir a b",
+            "--lora_dir takes one value, and 'b' is one too many; a value with blanks needs quotes, and several values "
+            "--lora_dir before each",
+        ),
+        (
+            "train --network_dim 4 b",
+            "--network_dim takes one value, and 'b' is one too many; a value with blanks needs quotes",
+        ),
+        ("ui --no_auth x", "--no_auth takes no value, and 'x' is one too many"),
+        ("demo x", "'x' is one argument too many; a value with blanks needs quotes, and --help lists the options"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_what_fits(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    assert capsys.readouterr().err == f"lora-ext: {says}\n"
 
 
 def test_every_verb_has_a_main() -> None:

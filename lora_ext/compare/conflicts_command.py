@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..command_line import CommandParser, number
+from ..command_line import CommandParser
 from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.saving import replacing_file
@@ -77,9 +77,9 @@ def _parser() -> CommandParser:
     parser = CommandParser("conflicts", "Compare the changes of LoRA files block by block; no LoRA file is written.")
     text = "two LoRA files or more: files, folders or patterns such as 'loras/*.safetensors'"
     parser.add_argument("models", nargs="+", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each file (default 1)")
+    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="weight of each file (default 1)")
     text = f"interference from which a block counts as a conflict, 0 to 1 (default {CONFLICT_THRESHOLD:g})"
-    parser.add_argument("--threshold", type=number, default=CONFLICT_THRESHOLD, metavar="SHARE", help=text)
+    parser.add_argument("--threshold", type=float, default=CONFLICT_THRESHOLD, metavar="SHARE", help=text)
     parser.add_argument("--every_block", action="store_true", help="give each block to one file, also without conflict")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="save the heat map of pairs and blocks")
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..command_line import CommandParser, number
+from ..argument_errors import number
+from ..command_line import CommandParser
 from ..errors import ToolError, did_you_mean
 
 LORA_ADD_MODES = {
@@ -64,7 +65,7 @@ def merge_arguments(argv: Sequence[str]) -> list[str]:
 def _weight(text: str | None) -> float:
     try:
         return 0.5 if text is None else number(text)
-    except ValueError:
+    except argparse.ArgumentTypeError:
         raise ToolError(f"merge: alpha_1 and alpha_2 are weights, not {text!r}") from None
 
 

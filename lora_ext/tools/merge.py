@@ -22,7 +22,6 @@ from ..command_line import (
     SVD_ONLY_OPTIONS,
     CommandParser,
     check_output_path,
-    number,
     parse_device,
     parse_precision,
     widest_dtype,
@@ -218,7 +217,7 @@ def _parser(verb: str) -> CommandParser:
     parser.add_output_options()
     text = "the LoRAs: files, folders or patterns such as 'loras/*.safetensors'"
     parser.add_argument("--models", nargs="+", required=svd, type=Path, metavar="FILE", help=text)
-    parser.add_argument("--ratios", nargs="+", type=number, metavar="R", help="weight of each LoRA (default 1)")
+    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="weight of each LoRA (default 1)")
     parser.add_argument(
         "--lbws", nargs="+", metavar="LBW", help="block weights of each: a preset, numbers or a JSON list"
     )

@@ -11,7 +11,7 @@ import torch
 from ..adapter_spec import AdapterSpec, unused_rule_notes
 from ..adapters import Adapter
 from ..block_weights import UNIFORM_WEIGHTS, BlockWeights, parse_block_weights, parse_element_rules
-from ..command_line import CommandParser, check_output_path, number, parse_precision
+from ..command_line import CommandParser, check_output_path, parse_precision
 from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile, is_tensor_finite
@@ -103,8 +103,8 @@ def _parser() -> CommandParser:
     text = "block weights: a preset, or 12, 17, 20, 25 or 26 numbers separated by commas"
     parser.add_argument("--lbw", metavar="PRESET|NUMBERS", help=text)
     parser.add_argument("--lbwe", metavar="RULES", help="rules for single layers, such as IN05-OUT05:attn:0")
-    parser.add_argument("--te", type=number, default=1.0, help="weight of the text encoders")
-    parser.add_argument("--unet", type=number, default=1.0, help="weight of the U-Net")
+    parser.add_argument("--te", type=float, default=1.0, help="weight of the text encoders")
+    parser.add_argument("--unet", type=float, default=1.0, help="weight of the U-Net")
     return parser
 
 

@@ -154,7 +154,6 @@ export const TRAINING_INPUT_SENTENCES = [
     "unknown option {0}{1}",
     "unknown setting {0}{1}",
     "these options stop it:",
-    "unrecognized arguments: {0}",
     "{0} {1}: one new token is trained in a run; give one",
     "rank: as in diffusers' scripts, alpha is the rank, and {0} is trained",
     "not used here: class_data_dir (without with_prior_preservation there is no regularisation)",
