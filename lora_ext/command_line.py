@@ -251,6 +251,21 @@ def check_output_path(
     return path
 
 
+def check_output_folder(path: Path, option: str) -> None:
+    """Checks that a folder for results is one or can become one, before the work begins; nothing is created.
+
+    Args:
+        path: the folder.
+        option: the option that names it.
+
+    Raises:
+        ToolError: it, or what it should lie in, is a file.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ToolError(f"{option} {path} cannot be a folder: {there} is a file; choose another name")
+
+
 def check_disk_space(path: Path, size: int) -> None:
     """Checks that the disk has space for a result; a file that is replaced stays until the end.
 

@@ -16,7 +16,7 @@ from typing import TypedDict
 import torch
 from tqdm import tqdm
 
-from .command_line import CommandParser
+from .command_line import CommandParser, check_output_folder
 from .compare.sheet_layout import Sheet, draw_sheet
 from .embedded import shapes
 from .errors import FileError
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of an image")
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
     args = parser.parse_args(argv)
+    check_output_folder(args.out, "--out")
     # The small model's layers are too small for several threads, which would mostly wait for each other.
     torch.set_num_threads(1)
     start = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LoraError(Exception):
@@ -69,13 +70,38 @@ def did_you_mean(given: str, valid: Iterable[str], most: int = 12) -> str:
         ("; did you mean 'kohya'?", '; known: diffusers, kohya')
     """
     names = sorted(set(valid))
-    folded = {name.casefold(): name for name in names}
-    text = given.casefold()
-    alike = [name for name in folded if name[:1] == text[:1]]  # else half of the letters says little
-    close = difflib.get_close_matches(text, folded, 1, 0.6) or difflib.get_close_matches(text, alike, 1, 0.5)
-    if close:
-        return f"; did you mean {folded[close[0]]!r}?"
+    nearest = _nearest(given, names)
+    if nearest is not None:
+        return f"; did you mean {nearest!r}?"
     if names and len(names) <= most:
         # names can come from files' metadata: no control character of theirs reaches a terminal
         return f"; known: {', '.join(name if name.isprintable() else repr(name) for name in names)}"
     return ""
+
+
+def did_you_mean_path(given: Path, names: Iterable[str]) -> str:
+    """Formats a hint for a path that does not exist, as `did_you_mean` does for a name.
+
+    Args:
+        given: the path.
+        names: what its folder holds instead.
+
+    Returns:
+        The nearest with its folder, so that it can be copied; else the list of few names, else "".
+
+    Example:
+        >>> did_you_mean_path(Path("loras/mycta.pt"), ["mycat.pt"])
+        "; did you mean 'loras/mycat.pt'?"
+    """
+    names = list(names)
+    nearest = _nearest(given.name, names)
+    return did_you_mean(given.name, names) if nearest is None else f"; did you mean '{given.with_name(nearest)}'?"
+
+
+def _nearest(given: str, names: Iterable[str]) -> str | None:
+    """The name that is most like the given one, where any is like it."""
+    folded = {name.casefold(): name for name in names}
+    text = given.strip().casefold()
+    alike = [name for name in folded if name[:1] == text[:1]]  # else half of the letters says little
+    close = difflib.get_close_matches(text, folded, 1, 0.6) or difflib.get_close_matches(text, alike, 1, 0.5)
+    return folded[close[0]] if close else None

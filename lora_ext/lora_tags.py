@@ -198,7 +198,7 @@ def _parse_tag(items: tuple[str, ...]) -> LoraTag:
         start, stop = _parse_step_range(named, tag)
         at, feather, way = _parse_place(named, tag)
         return LoraTag(
-            name=items[0].strip(),
+            name=items[0],
             te=te,
             unet=unet,
             dyn=_parse_rank(named.get("dyn", positional[2] if len(positional) > 2 else None), tag),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import requires
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,25 @@ def test_a_value_that_does_not_fit_is_named_with_what_fits(
     with pytest.raises(SystemExit):
         cli.main(line.split())
     assert capsys.readouterr().err == f"lora-ext: {says}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("teach pictures.zip --name x", "the folder of pictures pictures.zip is a file, not a folder"),
+        ("demo --out pictures.zip", "--out pictures.zip cannot be a folder: pictures.zip is a file"),
+        ("generate --out pictures.zip/a", "--out pictures.zip/a cannot be a folder: pictures.zip is a file"),
+        ("ui --port 99999", "--port: 99999 is not a port: they are from 1 to 65535"),
+    ],
+)
+def test_a_path_or_port_that_cannot_be_used_is_named_before_the_work_begins(
+    line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pictures.zip").touch()
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(cli.main(line.split()))
+    assert stopped.value.code == 2 and says in capsys.readouterr().err.replace("\\", "/")
 
 
 def test_every_verb_has_a_main() -> None:

@@ -130,6 +130,8 @@ def test_a_tag_without_a_file_is_skipped_unless_strict(
             "--prompt", "a <lora:run:1> <lora:nowhere:1>", "--x", "weight run:0.5,1"]  # fmt: skip
     assert cli([*argv, "--strict"]) == 2
     assert "nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert cli([*argv, "--lora", "nowhere", "--x", "weight:0.5,1"]) == 2  # what the sheet is about
+    assert "no LoRA is called 'nowhere'" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert cli(argv) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["drawn"] == 2 and err.count("tag skipped") == 1 and "nowhere" in err

@@ -145,7 +145,7 @@ def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> Non
     (tmp_path / "my_cat.safetensors").touch()
     (tmp_path / "link.safetensors").symlink_to("nowhere")
     for name, says in (
-        ("mycat.safetensors", "did you mean 'my_cat.safetensors'"),
+        ("mycat.safetensors", "did you mean '.*my_cat.safetensors'"),
         ("link.safetensors", "No such file"),
     ):
         with pytest.raises(FileError, match=says):

@@ -66,6 +66,8 @@ def test_names_and_places(tmp_path: Path) -> None:
         "d.pt": "d",
     }.items():
         assert library.find(name).relative_name == place, name
+    with pytest.raises(FileError, match="no LoRA is called ' a'; did you mean 'a'"):  # as in the web UI
+        library.find(" a")
     with pytest.raises(FileError, match="no LoRA is called 'Ana'; did you mean 'Anna'"):
         library.find("Ana")
     with pytest.raises(FileError, match="known: Anna, Anna B, a"):

@@ -50,7 +50,8 @@ TABLE = {
     "<lora:a:start=0:stop=1>": LoraTag("a", start=0, stop=1),
     "<lora:a:start=0.0:stop=1.0>": LoraTag("a", start=0.0, stop=1.0),
     "<lora:a:start=2.0:stop=5.0>": LoraTag("a", start=2, stop=5),
-    "<lora: sub/dir/name with (blanks) :1>": LoraTag("sub/dir/name with (blanks)"),
+    "<lora:sub/dir/name with (blanks): 0.5>": LoraTag("sub/dir/name with (blanks)", 0.5, 0.5),
+    "<lora: a :1>": LoraTag(" a "),
 }
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import FileError, did_you_mean
+from ..errors import FileError, did_you_mean_path
 from . import safetensors_file, torch_file
 
 LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
@@ -53,7 +53,7 @@ def similar_file_hint(path: Path) -> str:
     names: list[str] = []
     with contextlib.suppress(OSError):
         names = [one.name for one in path.parent.iterdir() if one.suffix.lower() in LORA_FILE_SUFFIXES]
-    return did_you_mean(path.name, (name for name in names if name != path.name))
+    return did_you_mean_path(path, (name for name in names if name != path.name))
 
 
 def container_format(path: Path) -> str:

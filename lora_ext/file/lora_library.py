@@ -195,7 +195,8 @@ class LibraryNames:
         Returns:
             The file; None where there is none.
         """
-        plain = displayed_name(name).strip().replace("\\", "/").lstrip("/")
+        # blanks belong to a name, as in the web UI, which finds no file `x` by `<lora: x:1>`
+        plain = displayed_name(name).replace("\\", "/").lstrip("/")
         relative_names, aliases, stems = zip(
             (self.relative_names, self.aliases, self.stems), self.lowercase_tables, strict=True
         )
@@ -386,7 +387,7 @@ class LoraLibrary:
         Returns:
             A sentence; "" for a name that one file has.
         """
-        found, given = self._names.look_up(name), displayed_name(name).strip()
+        found, given = self._names.look_up(name), displayed_name(name)
         suffix = next((s for s in LORA_FILE_SUFFIXES if given.lower() == found.name.lower() + s), "") if found else ""
         given = given[: len(given) - len(suffix)]
         if found is None or given.lower() != found.name.lower():  # an alias or a relative name
@@ -442,7 +443,7 @@ class LoraLibrary:
 
     def _shared_alias(self, name: str) -> str:
         """The files that a trainer gave one name, such as the epochs of a run; "" for a name that is not theirs."""
-        shared = [entry for entry in self.entries if entry.alias.lower() == displayed_name(name).strip().lower()]
+        shared = [entry for entry in self.entries if entry.alias.lower() == displayed_name(name).lower()]
         if len(shared) < 2:
             return ""
         more = f" or {len(shared) - 3} more" if len(shared) > 3 else ""

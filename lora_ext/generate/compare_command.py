@@ -159,7 +159,7 @@ def compare(
     parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     image_spec = ImageSpec(**settings.image_fields(), lora=lora)
     planned = sheet_plan.plan_sheet(image_spec, x, y, z, library)
-    unknown = _unknown_tags(planned, library, settings.strict)
+    unknown = _unknown_tags(planned, library, None if settings.strict else lora)
     scorer = None if no_scores else create_scorer(images, clip, settings.device)
     store = CellStore(out)
     if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
@@ -201,18 +201,18 @@ def _summary(result: SheetResult) -> ComparisonSummary:
     }
 
 
-def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, strict: bool) -> list[str]:
+def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, asked: str | None) -> list[str]:
     """Names of tags whose file is not in the library, each reported on standard error as `generate` does.
 
-    Axes are applied before, so that a tag whose file an axis replaces is none. Raises LoraError for such a tag if
-    `strict`.
+    Axes are applied before, so that a tag whose file an axis replaces is none. Raises LoraError for the file `asked`,
+    which is what the sheet is about; for None in its place, for every one.
     """
     found = []
     for name in dict.fromkeys(tag.name for cell in plan.cells for tag in cell.image_spec.tags()):
         try:
             library.find(name)
         except LoraError as error:
-            if strict:
+            if asked in (None, name):
                 raise
             print(f"tag skipped: {error}", file=sys.stderr)
             found.append(name)

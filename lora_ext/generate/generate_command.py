@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..command_line import CommandParser
+from ..command_line import CommandParser, check_output_folder
 from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(**{**given, **folders})
     report = GenerationReport()
     try:
+        check_output_folder(out, "--out")
         images = _generate_with_progress_bar(settings, report)
         paths = save_images(images, out)
     except LoraError as error:

@@ -15,6 +15,7 @@ from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation
 from ..train.data.dataset_folders import find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file
+from ..train.data.subset import check_folder
 from ..train.run.memory_plan import available_bytes
 
 SAMPLE_PROMPT_COUNT = 2
@@ -46,6 +47,7 @@ def scan_picture_folder(folder: Path) -> DatasetScan:
     Raises:
         TrainError: There are no pictures, none can be read, or the folder has `N_concept` folders.
     """
+    check_folder(folder, "the folder of pictures")  # later it is called by the option that the caller fills with it
     scan = scan_dataset(find_subsets(Recipe(train_data_dir=str(folder))))
     if scan.subsets[0].folder != folder:
         raise TrainError(

@@ -14,6 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from ..argument_errors import whole_number
 from ..command_line import CommandParser
 from ..data_folder import user_data_folder
 from ..errors import LoraError
@@ -72,7 +73,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--out", type=Path, help="where pictures and sheets go")
     parser.add_argument("--data_dir", type=Path, help="where presets, history and indexes are kept")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="the port that the page is served at")
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="the port that the page is served at")
     parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
     parser.add_argument("--no_auth", action="store_true", help="let the network use it without a password")
     parser.add_argument(
@@ -92,6 +93,13 @@ def _parser() -> CommandParser:
     parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS, help="dtype of the model")
     parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
     return parser
+
+
+def _port(text: str) -> int:
+    """Parses --port."""
+    if not 0 <= whole_number(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: they are from 1 to 65535, and 0 for one that is free")
+    return int(text)
 
 
 def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:

@@ -36,7 +36,7 @@ def insert_words(prompt: str, words: str, separator: str = " ", form: str = "{}"
 
 def has_tag(prompt: str, *names: str) -> bool:
     """Whether a prompt has a tag of one of some names."""
-    found = {displayed_name(match[2].split(":")[0]).strip().lower() for match in LORA_TAG_PATTERN.finditer(prompt)}
+    found = {displayed_name(match[2].split(":")[0]).lower() for match in LORA_TAG_PATTERN.finditer(prompt)}
     return any(displayed_name(name).lower() in found for name in names if name)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...errors import TrainError, did_you_mean
+from ...errors import TrainError, did_you_mean_path
 from ..config.recipe import Recipe
 from .buckets import BucketRules
 from .caption_lists import find_caption_list, load_caption_list
@@ -79,7 +79,7 @@ def check_folder(path: Path, what: str) -> None:
     if not path.is_dir():
         near = path.parent if path.parent.is_dir() else None
         names = [p.name for p in near.iterdir() if p.is_dir()] if near else []
-        raise TrainError(f"{what} {path} does not exist{did_you_mean(path.name, names) if names else ''}")
+        raise TrainError(f"{what} {path} does not exist{did_you_mean_path(path, names)}")
 
 
 def load_subset(
