@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .errors import FitError
 from .layer_names import LayerId
+
+
+def check_fits(fits: Iterable[FitReport]) -> None:
+    """Stops where a file does not fit the model, or only a part of it does: what `--strict` asks for.
+
+    Args:
+        fits: the report of each file.
+
+    Raises:
+        FitError: names all such files, each once.
+    """
+    wrong = dict.fromkeys(str(fit) for fit in fits if not fit.is_whole)
+    if wrong:
+        raise FitError(f"--strict: nothing is generated, because not every layer applies. {'. '.join(wrong)}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,12 @@ class FitReport:
     @property
     def ok(self) -> bool:
         """Whether all layers apply and there is nothing to report."""
-        wrong = self.unmatched or self.wrong_shape or self.unrecognized or self.notes or self.damaged
+        return self.is_whole and not self.notes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all layers of the file apply."""
+        wrong = self.unmatched or self.wrong_shape or self.unrecognized or self.damaged
         return self.matched > 0 and not wrong
 
     def __str__(self) -> str:

@@ -379,6 +379,23 @@ def test_each_pass_tells_of_its_own_steps(folder: Path, model: StandaloneModel) 
     assert report.notes == ["strong: it never acts, because it starts at step 2, and the image has 1 steps (0 to 0)"]
 
 
+def test_strict_stops_before_it_draws_where_a_file_does_not_fit(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    for name, keys in {"part": ("mid_block_attentions_0_proj_in", "nowhere_to_x"), "none": ("nowhere_to_y",)}.items():
+        tensors = {f"lora_unet_{key}.lora_{side}.weight": torch.ones(shape) for key in keys
+                   for side, shape in (("up", (32, 2)), ("down", (2, 32)))}  # fmt: skip
+        save_file(tensors, loras / f"{name}.safetensors")
+    base = ["--ckpt", str(folder / "SD1.safetensors"), "--lora_dir", str(loras), "--device", "cpu", "--steps", "1",
+            "--width", "64", "--height", "64", "--out", str(tmp_path / "out"), "--strict"]  # fmt: skip
+    assert main([*base, "--prompt", "a <lora:part:1> <lora:none:1> <lora:none:0.5>"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lora-ext: --strict: nothing is generated, because not every layer applies. part")
+    assert said.count("none does not fit this model") == 1 and not (tmp_path / "out").exists()
+
+
 def test_strict_stops_at_what_was_meant_as_a_tag(folder: Path, model: StandaloneModel) -> None:
     with pytest.raises(PromptError, match="has no > at its end"):
         generate(settings(folder, prompt="a <lora:strong:1", strict=True), model=model, report=GenerationReport())

@@ -52,7 +52,7 @@ _HELP = {
     "region_ratios": "sizes of the regions that ADDCOL, ADDROW and BREAK make, such as 1,1 or 1,2,1;1",
     "base_ratio": "share of the text before ADDBASE within the regions, 0 to 1",
     "masks": "folder of masks (PNG, white acts) that at= names; several are allowed; default: masks in your data",
-    "strict": "stop with an error where a tag cannot be parsed or its file is missing, instead of skipping the tag",
+    "strict": "stop before drawing where a tag cannot be parsed, its file is missing or does not wholly fit the model",
     "show_curve": "print which weight each file with a curve, start= or stop= had at each U-Net call",
 }
 

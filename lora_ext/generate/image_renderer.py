@@ -12,7 +12,7 @@ from ..compare.generate_cells import DenoisingCallback, tags_identity
 from ..compare.image_spec import ImageSpec
 from ..compare.per_image_weights import PerImageNetworks
 from ..file.lora_library import LoraLibrary
-from ..fit_report import FitReport
+from ..fit_report import FitReport, check_fits
 from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
 from ..host.standalone.embeddings import bundled_embeddings, embeddings_in_folders
@@ -125,9 +125,14 @@ class StandaloneImageRenderer:
         """Generates one image whose regions or parts are rows of its batch already."""
         self._applied_networks.apply_each([])
         report = GenerationReport()
-        settings = replace(self._settings(image_spec), strict=True)
         images = generate(
-            settings, model=self.model, library=self.library, presets=self.presets, on_progress=on_step, report=report
+            replace(self._settings(image_spec), strict=True),
+            model=self.model,
+            library=self.library,
+            presets=self.presets,
+            on_progress=on_step,
+            report=report,
+            must_fit=self.settings.strict,
         )
         self.fits |= {fit.name: fit for fit in report.fits}
         return images[0]
@@ -151,7 +156,10 @@ class StandaloneImageRenderer:
         negatives = [image_spec.negative_prompt for image_spec in image_specs]
         numbers = network_itemsize(self.model.unet), network_itemsize(self.model.vae)
         self._applied_networks.reserve_memory(generation_bytes(self.model.family, size, len(image_specs), *numbers))
-        self.fits |= {fit.name: fit for fit in self._applied_networks.apply_each(specs)}
+        fits = self._applied_networks.apply_each(specs)
+        if self.settings.strict:
+            check_fits(fits)
+        self.fits |= {fit.name: fit for fit in fits}
         conditions = (
             encode_prompts(self.model, texts, size, first.clip_skip, False, known),
             encode_prompts(self.model, negatives, size, first.clip_skip, True, known),

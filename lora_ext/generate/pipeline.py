@@ -18,7 +18,7 @@ from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import networks_for_rows
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
-from ..fit_report import FitReport
+from ..fit_report import FitReport, check_fits
 from ..host import block_weights_infotext as blocks
 from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
@@ -103,6 +103,7 @@ def generate(
     report: GenerationReport | None = None,
     changes: WeightChanges | None = None,
     masks: MaskFolders | None = None,
+    must_fit: bool | None = None,
 ) -> list[Image.Image]:
     """Generates images with the LoRA files that the prompt names.
 
@@ -118,12 +119,14 @@ def generate(
         report: filled with fit reports and notes.
         changes: how often weights changed in calls before this one; the mode "auto" bakes weights that stay the same.
         masks: where regions find their masks; by default in `settings.masks`, or in the user's data folder.
+        must_fit: whether a file of which not every layer applies is an error; None for `settings.strict`.
 
     Returns:
         `batch · n_iter` RGB images, each with its infotext in `image.info["parameters"]`.
 
     Raises:
         LoraError: a value is outside its range, or a tag cannot be applied (see above).
+        FitError: a file does not fit the model, with `must_fit`.
         FileError: the model, the init image or a folder cannot be read.
 
     Example:
@@ -133,6 +136,7 @@ def generate(
     """
     settings.checked()
     strict = settings.strict or report is None
+    must_fit = settings.strict if must_fit is None else must_fit
     report = GenerationReport() if report is None else report
     masks = masks or MaskFolders.named(settings.masks)
     prompt = _parse_prompt(settings, masks, report, strict)
@@ -176,7 +180,7 @@ def generate(
         conditions = set_conditions(applied, prompt, first_pass[0], settings.mode)
         for job in _render_jobs(settings, prompt, init, known, texts_of, conditions):
             for image, seed in zip(
-                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace),
+                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace, must_fit),
                 job.seeds,
                 strict=True,
             ):
@@ -276,6 +280,7 @@ def _generate_batch(
     on_progress: OnGenerationProgress | None,
     report: GenerationReport,
     trace: WeightTrace | None,
+    must_fit: bool,
 ) -> list[Image.Image]:
     """Generates one batch with its LoRA files applied, with their weights of the first and of the hires pass.
 
@@ -303,6 +308,8 @@ def _generate_batch(
         return generate_images(model, job, before_call, before_hires)
 
     report.fits = apply_rows(applied, specs)
+    if must_fit:
+        check_fits(report.fits)
     images = applied.retry_when_out_of_memory(work)
     report.fits = applied.fit_reports()
     return images

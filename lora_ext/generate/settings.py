@@ -44,7 +44,7 @@ class Settings(ImageSettings):
         region_ratios: sizes of the regions that ADDCOL, ADDROW and BREAK divide the prompt into, such as `1,2;1`.
         base_ratio: share of ADDBASE's text within the regions, 0 to 1.
         masks: folders of masks that `at=` names; by default `masks` in the user's data folder.
-        strict: a tag that cannot be applied is an error, not a note.
+        strict: a tag that cannot be applied, or whose file does not wholly fit the model, is an error, not a note.
         show_curve: a note says which weight each scheduled file had at each U-Net call.
     """
 
