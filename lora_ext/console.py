@@ -53,9 +53,23 @@ def escape_control_characters(text: str) -> str:
         text: any text.
 
     Returns:
-        The text with `\x1b` and the like for each such character; tabs and line breaks stay.
+        The text with `\u001b` and the like for each such character, so that JSON stays JSON; tabs and line breaks stay.
     """
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def single_line(text: object, limit: int = 200) -> str:
+    """One line of a text from a file, which may hold anything.
+
+    Args:
+        text: what is shown as text.
+        limit: the most characters before it is cut.
+
+    Returns:
+        The text without line breaks and control characters.
+    """
+    line = escape_control_characters(" ".join(str(text).split()))
+    return line if len(line) <= limit else line[:limit] + "…"
 
 
 def make_output_safe() -> None:
@@ -68,7 +82,7 @@ def make_output_safe() -> None:
 
 
 def printable_text(text: str, stream: TextIO | None = None) -> str:
-    r"""Replaces the characters that a stream cannot encode: for streams that belong to another program.
+    r"""Replaces what a stream cannot show: control characters, and those that it cannot encode.
 
     Args:
         text: any text.
@@ -78,4 +92,15 @@ def printable_text(text: str, stream: TextIO | None = None) -> str:
         The text with `\uXXXX` for each such character.
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, ESCAPE_ERROR_HANDLER).decode(encoding)
+    return escape_control_characters(text).encode(encoding, ESCAPE_ERROR_HANDLER).decode(encoding)
+
+
+def print_text(text: object, *, file: TextIO | None = None, end: str = "\n") -> None:
+    """Prints what may hold names of files, their metadata or a user's words.
+
+    Args:
+        text: what is printed as text.
+        file: the stream; None for standard output.
+        end: what follows the text.
+    """
+    print(printable_text(str(text), file), end=end, file=file)

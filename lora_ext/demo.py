@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .command_line import CommandParser, check_output_folder
 from .compare.sheet_layout import Sheet, draw_sheet
+from .console import print_text
 from .embedded import shapes
 from .errors import FileError
 from .file.lora_library import LoraLibrary
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **demonstrate_training(model, base, args.out, quiet=args.json),
         "seconds": round(time.monotonic() - start, 1),
     }
-    print(json.dumps(result) if args.json else format_demo_result(result))
+    print_text(json.dumps(result) if args.json else format_demo_result(result))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .command_line import CommandParser
+from .console import print_text
 from .message_help import explain_topic, find_topic, message_topics
 
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = find_topic(name)
         name = found.name if found else name
     if name or not topics:
-        print(explain_topic(name))
+        print_text(explain_topic(name))
     else:
-        print("\n".join(f"{topic.name:<14}{'; '.join(topic.phrases)}" for topic in topics))
+        print_text("\n".join(f"{topic.name:<14}{'; '.join(topic.phrases)}" for topic in topics))
     return 0

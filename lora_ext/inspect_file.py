@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .blocks import BLOCK_LABELS
 from .command_line import CommandParser
-from .console import printable_text
+from .console import print_text, single_line
 from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
@@ -243,17 +243,21 @@ def format_inspection(found: InspectionReport) -> str:
         lines += ["How strongly each block is changed (norm of the change at weight 1):", *_table(found.blocks), ""]
     elif not found.other:
         lines += ["It has no LoRA layers.", ""]
-    rows = [(words, _clean(found.metadata[key])) for key, words in _METADATA_LABELS.items() if found.metadata.get(key)]
+    rows = [
+        (words, single_line(found.metadata[key])) for key, words in _METADATA_LABELS.items() if found.metadata.get(key)
+    ]
     lines += [f"  {words}: {value}" for words, value in rows if value != "None"]
     if found.tags:
-        lines.append("  most frequent tags: " + ", ".join(_clean(tag) for tag in found.tags))
+        lines.append("  most frequent tags: " + ", ".join(single_line(tag) for tag in found.tags))
     if not found.metadata:
         lines.append("  It has no metadata.")
     for name, vectors in found.embeddings.items():
         rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
-        lines.append(f"  embedding for the prompt: {_clean(name)} ({rows_in} vectors)")
+        lines.append(f"  embedding for the prompt: {single_line(name)} ({rows_in} vectors)")
     if found.not_finite:
-        lines.append(f"  WARNING: it contains NaN or infinity (first in {_clean(found.not_finite)}) and is damaged.")
+        lines.append(
+            f"  WARNING: it contains NaN or infinity (first in {single_line(found.not_finite)}) and is damaged."
+        )
     return "\n".join([*lines, *(f"  {line}" for line in inspection_warnings(found))]).rstrip() + "\n"
 
 
@@ -313,25 +317,19 @@ def inspection_warnings(found: InspectionReport) -> list[str]:
         Sentences for the user.
     """
     if found.other:
-        return [f"{_clean(found.other, 400)}."]
-    lines = [f"{_clean(note)}." for note in found.notes]
+        return [f"{single_line(found.other, 400)}."]
+    lines = [f"{single_line(note)}." for note in found.notes]
     if found.damaged:
-        first = _clean(next(iter(found.damaged.values())))
+        first = single_line(next(iter(found.damaged.values())))
         lines.append(f"WARNING: {len(found.damaged)} damaged layers are skipped, the others apply: {first}.")
     if found.wrong_hash:
         lines.append(
             f"Its metadata has a different hash, {found.wrong_hash}: it was copied, or the tensors were changed later."
         )
     if found.unread:
-        shown = ", ".join(_clean(key) for key in found.unread[:3])
+        shown = ", ".join(single_line(key) for key in found.unread[:3])
         lines.append(f"{len(found.unread)} entries were not understood, such as {shown}")
     return lines
-
-
-def _clean(text: object, limit: int = 200) -> str:
-    """One printable line (a file's text may hold anything)."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)).strip()
-    return line if len(line) <= limit else line[:limit] + "…"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -352,8 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports = [outcome.result for outcome in outcomes if outcome.result]
     for outcome in outcomes:
         if outcome.error:
-            error = _clean(outcome.error, 1000)
-            print(f"lora-ext: {error}{help_hint(error)}", file=sys.stderr)
+            error = single_line(outcome.error, 1000)
+            print_text(f"lora-ext: {error}{help_hint(error)}", file=sys.stderr)
     if options.json and reports:
         shown = reports if many else reports[0]
         text = json.dumps(shown, indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"
@@ -362,8 +360,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if many:
             head = f"  {'layers':>6}  {'rank':>10}  {'base':<7}  {'kind':<12}  file"
             table = table_of_files(outcomes, head, [_table_row(found) for found in reports])
-            text += "\n" + _clean_lines(table)
-    sys.stdout.write(printable_text(text))
+            text += "\n" + "\n".join(table) + "\n"
+    print_text(text, end="")
     return exit_status(outcomes)
 
 
@@ -376,8 +374,4 @@ def _table_row(found: InspectionReport) -> str:
     numbers = sorted(found.ranks, key=float)
     ranks = "-".join(dict.fromkeys((*numbers[:1], *numbers[-1:]))) or "-"
     family = "other" if found.other else found.family
-    return f"  {found.layers:>6}  {ranks:>10}  {family:<7}  {found.variant:<12}  {_clean(found.path, 400)}"
-
-
-def _clean_lines(lines: Sequence[str]) -> str:
-    return "".join(f"{_clean(line, 1000) if line.startswith('  FAILED') else line}\n" for line in lines)
+    return f"  {found.layers:>6}  {ranks:>10}  {family:<7}  {found.variant:<12}  {single_line(found.path, 400)}"

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .console import escape_control_characters
+from .console import print_text
 from .errors import LoraError, did_you_mean
 
 PAGE_NAME = "docs/guide/troubleshooting.md"
@@ -110,7 +110,7 @@ def report_error(error: LoraError) -> int:
     Returns:
         The exit status of the program, 2.
     """
-    print(f"lora-ext: {escape_control_characters(str(error))}{help_hint(str(error))}", file=sys.stderr)
+    print_text(f"lora-ext: {error}{help_hint(str(error))}", file=sys.stderr)
     return 2
 
 

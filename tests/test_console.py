@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from lora_ext.console import ESCAPE_ERROR_HANDLER, make_output_safe, printable_text, replace_lone_surrogates
+import lora_ext
+from lora_ext.console import (
+    ESCAPE_ERROR_HANDLER,
+    escape_control_characters,
+    make_output_safe,
+    print_text,
+    printable_text,
+    replace_lone_surrogates,
+    single_line,
+)
 
 NAME = "炎 ∀ 😀"
 CONSOLES = {
@@ -114,7 +125,9 @@ def test_text_of_any_kind_can_be_shown(text: str) -> None:
     narrow = io.TextIOWrapper(raw, encoding="cp1252", errors=ESCAPE_ERROR_HANDLER, newline="")
     narrow.write(text + json.dumps(text, ensure_ascii=False))
     narrow.flush()
-    assert printable_text(text, narrow) == text.encode("cp1252", ESCAPE_ERROR_HANDLER).decode("cp1252")
+    assert printable_text(text, narrow) == escape_control_characters(text).encode(
+        "cp1252", ESCAPE_ERROR_HANDLER
+    ).decode("cp1252")
     assert json.loads(
         json.dumps(text, ensure_ascii=False).encode("cp1252", ESCAPE_ERROR_HANDLER).decode("cp1252")
     ) == replace_lone_surrogates(text)
@@ -128,3 +141,25 @@ def test_streams_that_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(sys, "stderr", stream)
         make_output_safe()
     assert printable_text("炎", io.StringIO()) == "炎"
+
+
+@given(st.text(st.characters(max_codepoint=0x2100)))
+def test_json_stays_json_and_no_control_character_reaches_a_terminal(text: str) -> None:
+    shown = escape_control_characters(json.dumps(text, ensure_ascii=False))
+    assert json.loads(shown) == text and escape_control_characters(shown) == shown
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e]", single_line(text))
+
+
+def test_everything_is_printed_by_one_function(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files, metadata and prompts can hold what commands a terminal."""
+    root = Path(lora_ext.__file__).parent
+    constant = {"cli.py": 4, "generate/blocks_command.py": 2}  # the program's own words, and a count after "\r"
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Call)]  # fmt: skip
+        bare = [call for call in calls if call in ("print", "sys.stdout.write", "sys.stderr.write")]
+        if name != "console.py" and not name.startswith(("embedded/", "training/sample_loras")):
+            assert len(bare) == constant.get(name, 0), name
+    print_text("a\x1b[2J\x9b\u202e")
+    assert capsys.readouterr().out == "a\\u001b[2J\\u009b\\u202e\n"

@@ -76,7 +76,7 @@ def test_an_error_about_a_file_commands_no_terminal(tmp_path: Path, capsys: pyte
     told = capsys.readouterr()
     assert "\x1b" not in told.out + told.err and "\u202e" not in told.out + told.err
     assert report_error(LoraError("a\x1b[2J\tb\nc\u202e")) == 2
-    assert capsys.readouterr().err == "lora-ext: a\\x1b[2J\tb\nc\\u202e\n"
+    assert capsys.readouterr().err == "lora-ext: a\\u001b[2J\tb\nc\\u202e\n"
 
 
 def test_without_the_page_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

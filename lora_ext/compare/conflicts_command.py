@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..command_line import CommandParser
+from ..console import print_text
 from ..errors import ToolError
 from ..file.loading import load_lora_file
 from ..file.saving import replacing_file
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with replacing_file(args.picture, overwrite=True) as part:
             draw_conflict_heatmap(report).save(part, format="PNG")
     if args.json:
-        print(json.dumps({**vars(report), "split": splits}, ensure_ascii=False, default=dataclass_fields))
+        print_text(json.dumps({**vars(report), "split": splits}, ensure_ascii=False, default=dataclass_fields))
     else:
-        print(format_conflicts(report, splits), end="")
+        print_text(format_conflicts(report, splits), end="")
     return 0

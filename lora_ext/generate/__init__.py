@@ -1,6 +1,7 @@
 """Images without a web UI: `generate(Settings(…))`, and `python -m lora_ext generate`."""
 
 from .generate_command import main
+from .image_files import save_images
 from .pipeline import (
     GenerationReport,
     embedded_model,
@@ -8,7 +9,6 @@ from .pipeline import (
     image_infotext,
     load_settings_model,
     lora_dirs,
-    save_images,
 )
 from .settings import Settings
 

@@ -14,6 +14,7 @@ from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
 from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
+from ..console import print_text
 from ..errors import LoraError
 from ..file.base_model import block_layout_sizes
 from ..file.loading import load_lora_file
@@ -57,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoraError as error:
         return report_error(error)
     if as_json:
-        print(json.dumps({"map": str(map_file), **asdict(found)}, ensure_ascii=False))
+        print_text(json.dumps({"map": str(map_file), **asdict(found)}, ensure_ascii=False))
     else:
-        print(map_file, found.text, found.preset, sep="\n")
+        print_text(f"{map_file}\n{found.text}\n{found.preset}")
     return 0
 
 

@@ -27,6 +27,7 @@ from ..compare.identical_cells import identical_cells_sentence
 from ..compare.image_spec import ImageSpec, remove_tags
 from ..compare.scores import Scorer, find_training_images
 from ..compare.sheet_result import SheetResult
+from ..console import print_text
 from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_error(error)
     if rank:
         return 0
-    print(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))
+    print_text(json.dumps(result, ensure_ascii=False) if own["json"] else _format_result(result))
     return 0
 
 
@@ -171,7 +172,7 @@ def compare(
         *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
         *bracketed_tag_warnings(image_spec.prompt),
     ):
-        print(text, file=sys.stderr)
+        print_text(text, file=sys.stderr)
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
@@ -182,7 +183,7 @@ def compare(
             bar.close()
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
     for text in fits:
-        print(text, file=sys.stderr)
+        print_text(text, file=sys.stderr)
     return _summary(result)
 
 
@@ -214,7 +215,7 @@ def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, asked: str |
         except LoraError as error:
             if asked in (None, name):
                 raise
-            print(f"tag skipped: {error}", file=sys.stderr)
+            print_text(f"tag skipped: {error}", file=sys.stderr)
             found.append(name)
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..command_line import CommandParser, check_output_folder
+from ..console import print_text
 from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
@@ -19,7 +20,8 @@ from ..inject import MODES
 from ..message_help import help_hint, report_error
 from ..precisions import MODEL_PRECISIONS
 from ..protocols import VAE_SCALE_FACTOR
-from .pipeline import GenerationReport, generate, save_images
+from .image_files import save_images
+from .pipeline import GenerationReport, generate
 from .settings import Settings
 
 _HELP = {
@@ -104,9 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             {"file": str(p), "infotext": i.info[infotext.PARAMETERS_KEY]} for p, i in zip(paths, images, strict=True)
         ]
         fits = [_fit_as_json(fit) for fit in report.fits]
-        print(json.dumps({"images": image_rows, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str))
+        print_text(
+            json.dumps({"images": image_rows, "loras": fits, "notes": report.notes}, ensure_ascii=False, default=str)
+        )
     else:
-        print("\n".join(map(str, paths)))
+        print_text("\n".join(map(str, paths)))
     return 0
 
 
@@ -124,7 +128,7 @@ def _generate_with_progress_bar(settings: Settings, report: GenerationReport) ->
         for text in (*map(str, report.fits), *(note + help_hint(note) for note in report.notes)):
             if text not in printed:
                 printed.add(text)
-                print(text, file=sys.stderr)
+                print_text(text, file=sys.stderr)
 
     def progress(step: int, total: int) -> None:
         nonlocal bar

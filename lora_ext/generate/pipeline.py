@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from ..no_effect_reasons import no_effect_reason
 from ..prompt_regions import RegionalPrompt, split_by_region
 from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
 from ..protocols import VAE_SCALE_FACTOR
-from ..region_masks import MASKS_KEY, MaskFolders, save_used_masks
+from ..region_masks import MASKS_KEY, MaskFolders
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
 from .prompt_conditions import rows_of_pass, set_conditions, unused_conditions_notes
@@ -411,28 +410,3 @@ def image_infotext(
         "Version": f"lora-ext {__version__}",
     }
     return infotext.format_infotext(settings.prompt, settings.negative_prompt, parameters)
-
-
-def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
-    """Saves images with their infotext as `00000-SEED.png` and so on, continuing the folder's numbers.
-
-    The masks of their regions are written below them as `masks/HASH.png`.
-
-    Returns:
-        The files' paths.
-
-    Raises:
-        FileError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(match[1]) for file in folder.iterdir() if (match := re.match(r"(\d+)-", file.name))]
-        paths = []
-        for number, image in enumerate(images, start=max(taken, default=-1) + 1):
-            seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.PARAMETERS_KEY, "")).rpartition("\n")[2])
-            paths.append(folder / f"{number:05}-{seed[1] if seed else number}.png")
-            image.save(paths[-1], format="PNG", **infotext.png_save_options(image))
-            save_used_masks(image, folder)
-    except OSError as error:
-        raise FileError(f"cannot write into {folder}: {error.strerror or error}") from error
-    return paths

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..command_line import CommandParser
-from ..console import printable_text
+from ..console import print_text
 from ..errors import LoraError
 from ..file import hashes
 from ..file.loading import load_lora_file
@@ -243,9 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = [file.path for file in find_input_files(args.files)]
     report = find_duplicates(paths, track=no_progress if args.json else progress_bar)
     if args.json:
-        print(json.dumps(vars(report), indent=2, ensure_ascii=False, default=_as_json))
+        print_text(json.dumps(vars(report), indent=2, ensure_ascii=False, default=_as_json))
     else:
-        print(printable_text(format_duplicates(report)), end="")
+        print_text(format_duplicates(report), end="")
     return 0
 
 

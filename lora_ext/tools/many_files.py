@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ..console import printable_text
+from ..console import print_text, single_line
 from ..errors import ToolError
 from ..file.displayed_names import displayed_name
 from ..file.peft_config import adapter_config_stamp
@@ -90,7 +90,7 @@ def run_tool(run: Callable[[argparse.Namespace, Track], ToolReport], args: argpa
         rows_text = [_report_row(outcome) for outcome in outcomes if outcome.status != "failed"]
         head = f"  {'layers':>6}  {'rank':>15}  {'kept':>7}  file"
         text = "\n".join([*each, *table_of_files(outcomes, head, rows_text), *_sizes(outcomes), *notes]) + "\n"
-    sys.stdout.write(printable_text(text))
+    print_text(text, end="")
     return exit_status(outcomes)
 
 
@@ -172,7 +172,7 @@ def table_of_files(outcomes: Sequence[FileOutcome[_Result]], head: str, rows: Se
     Returns:
         Lines: the rows, the files that failed with the reasons, and the sum.
     """
-    failed = [f"  FAILED {outcome.model}: {outcome.error}" for outcome in outcomes if outcome.status == "failed"]
+    failed = [f"  FAILED {single_line(f'{o.model}: {o.error}', 1000)}" for o in outcomes if o.status == "failed"]
     counts = _counts(outcomes)
     texts = (f"{counts['done']} done", f"{counts['present']} done before", f"{counts['failed']} failed")
     total = ", ".join(text for text in texts if not text.startswith("0 "))
@@ -186,9 +186,9 @@ def _counts(outcomes: Sequence[FileOutcome[_Result]]) -> dict[str, int]:
 def _report_row(outcome: FileOutcome[ToolReport]) -> str:
     report = outcome.result
     if report is None:
-        return f"  {'done before':>32}  {outcome.model}"
+        return f"  {'done before':>32}  {single_line(outcome.model)}"
     ranks = f"{_ranks(layer.old for layer in report.layers)} -> {_ranks(layer.new for layer in report.layers)}"
-    return f"  {len(report.layers):>6}  {ranks:>15}  {100 * report.kept:>6.2f}%  {outcome.model}"
+    return f"  {len(report.layers):>6}  {ranks:>15}  {100 * report.kept:>6.2f}%  {single_line(outcome.model)}"
 
 
 def _ranks(ranks: Iterable[int | None]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..command_line import CommandParser, check_disk_space, check_output_path
-from ..console import printable_text
+from ..console import print_text, single_line
 from ..errors import ToolError, did_you_mean
 from ..file.containers import load_tensors
 from ..file.hashes import with_kohya_hashes
@@ -87,8 +87,8 @@ def _format_metadata(metadata: Mapping[str, str], verbose: bool) -> str:
     """One line for each entry; long values are shortened unless `verbose`."""
     lines = []
     for key in sorted(metadata):
-        value = "".join(c if c.isprintable() else " " for c in metadata[key])
-        lines.append(f"{key}: {value if verbose or len(value) <= 160 else value[:160] + '…'}")
+        longest = len(metadata[key]) * 6 if verbose else 160
+        lines.append(f"{single_line(key)}: {single_line(metadata[key], longest)}")
     return "\n".join(lines or ["The file has no metadata."]) + "\n"
 
 
@@ -123,9 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.file = args.file[0]
         metadata = _run(args)
         if _edits(args):
-            print(f"written: {args.save_to or find_peft_file(args.file)}", file=sys.stderr)
+            print_text(f"written: {args.save_to or find_peft_file(args.file)}", file=sys.stderr)
         text = _json_text(metadata) if args.json else _format_metadata(metadata, args.verbose)
-        sys.stdout.write(printable_text(text))
+        print_text(text, end="")
         return 0
     args.save_to = args.save_to if _edits(args) else None
     outcomes = process_files(_run, args, "file")
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = [(o.model, _format_metadata(o.result, args.verbose)) for o in outcomes if o.result is not None]
         each = [f"{model}\n{textwrap.indent(entries, '  ')}" for model, entries in shown]
         text = "\n".join([*each, *table_of_files(outcomes, "", [])]) + "\n"
-    sys.stdout.write(printable_text(text))
+    print_text(text, end="")
     return exit_status(outcomes)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
 
-from ..console import printable_text
+from ..console import print_text
 from ..file.lora_file import LoraFile
 from ..inject.rounding import ROUNDING_WARNING_SHARE, combined_surviving_share
 from ..json_text import dataclass_fields
@@ -361,7 +360,7 @@ def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = F
         text = json.dumps(report.data(), indent=2, ensure_ascii=False, default=dataclass_fields) + "\n"
     else:
         text = report.text(verbose=verbose)
-    sys.stdout.write(printable_text(text))
+    print_text(text, end="")
 
 
 def note_unused_options(report: ToolReport, args: argparse.Namespace, names: Sequence[str], why: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..command_line import CommandParser
+from ..console import print_text
 from ..host.onnx_tagger import OnnxTagger, TaggerThresholds
 from ..host.standalone.blip import BlipCaptioner
 from ..host.standalone.captioner_folders import is_tagger_folder
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch_size=max(1, given.batch_size),
         track=no_progress if given.json else progress_bar,
     )
-    print(json.dumps(vars(done), ensure_ascii=False, indent=2) if given.json else done.text())
+    print_text(json.dumps(vars(done), ensure_ascii=False, indent=2) if given.json else done.text())
     return 0
 
 

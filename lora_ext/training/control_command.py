@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..command_line import CommandParser
+from ..console import print_text
 from ..errors import TrainError
 from ..train.run.run_requests import RunRequest, write_control_file
 
@@ -26,5 +27,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise TrainError("nothing is asked: give --sample, --save, --stop or --lr_factor 0.5")
     if not args.output_dir.is_dir():
         raise TrainError(f"there is no folder {args.output_dir}; give the output_dir of the run")
-    print(write_control_file(args.output_dir, args.output_name, request))
+    print_text(write_control_file(args.output_dir, args.output_name, request))
     return 0

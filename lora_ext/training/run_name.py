@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..console import print_text
 from ..errors import TrainError
 from ..file.name_claims import LOST_SECONDS, NameClaims
 from ..train.config.recipe import Recipe
@@ -33,7 +34,7 @@ def with_unused_name(recipe: Recipe, claim: Callable[[str], bool] = lambda name:
     if name != recipe.output_name:
         found = _file_of_run(recipe.output_name, recipe, present)
         why = f"{folder / found} exists" if found else f"another run is writing {folder / recipe.output_name}"
-        print(f"{why}: the results are named {name}", file=sys.stderr)
+        print_text(f"{why}: the results are named {name}", file=sys.stderr)
     return replace(recipe, output_name=name)
 
 
@@ -84,5 +85,7 @@ def _file_of_run(name: str, recipe: Recipe, present: set[str]) -> str:
 
 
 def _taken_when_lost(name: str, claims: NameClaims) -> bool:
-    print(f"another run wrote {name}; looking whether it is at work, for {LOST_SECONDS:.0f} s at most", file=sys.stderr)
+    print_text(
+        f"another run wrote {name}; looking whether it is at work, for {LOST_SECONDS:.0f} s at most", file=sys.stderr
+    )
     return claims.take_when_lost(name)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..console import print_text
 from ..errors import TrainError
 from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
@@ -54,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
     own["metadata_trigger_phrase"] = trigger
     base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
-    recipe = recipe_from_arguments(args, base, lambda sentence: print(sentence, file=sys.stderr))
+    recipe = recipe_from_arguments(args, base, lambda sentence: print_text(sentence, file=sys.stderr))
     for name, row in suggested.items():
         given = getattr(recipe, name)
-        print(f"{name} = {given}: {row.reason if given == row.value else 'as given'}", file=sys.stderr)
+        print_text(f"{name} = {given}: {row.reason if given == row.value else 'as given'}", file=sys.stderr)
     if args.dry_run:
         return 0
     if recipe.sample_prompts is None:
@@ -76,7 +77,7 @@ def _suggested_settings(
     if asked.reg_data_dir is not None or wish == "no":
         return found.settings
     if wish == "auto":
-        print(f"regularisation {'yes' if offer.choice.value else 'no'}: {offer.choice.reason}", file=sys.stderr)
+        print_text(f"regularisation {'yes' if offer.choice.value else 'no'}: {offer.choice.reason}", file=sys.stderr)
     return found.settings | (offer.settings if offer.choice.value or wish == "yes" else {})
 
 
@@ -84,9 +85,9 @@ def _scan(pictures: Path) -> DatasetScan:
     """The pictures; names those that cannot be read and those that are there twice. Raises TrainError."""
     scan = scan_picture_folder(pictures)
     for sentence in scan.skipped:
-        print(sentence, file=sys.stderr)
+        print_text(sentence, file=sys.stderr)
     for path, first in duplicate_pictures(scan):
-        print(f"{path.name} is the same picture as {first.name}", file=sys.stderr)
+        print_text(f"{path.name} is the same picture as {first.name}", file=sys.stderr)
     return scan
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..console import print_text, printable_text
 from ..errors import LoraError, TrainError
 from ..generate.compare_command import ComparisonSummary
 from ..host.standalone.trainable_model import StandaloneTrainableModel
@@ -70,7 +71,7 @@ class TerminalHost(SilentHost):
         from tqdm import tqdm
 
         if self.is_main:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable_text(text, sys.stderr), file=sys.stderr)
 
     def close(self) -> None:
         """Ends the bar; the one of the steps stays visible."""
@@ -117,13 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = made.parse_args(argv)
     base = recipe_from_lora_file(args.recipe_from) if args.recipe_from else None
-    recipe = recipe_from_arguments(args, base, lambda sentence: print(sentence, file=sys.stderr))
+    recipe = recipe_from_arguments(args, base, lambda sentence: print_text(sentence, file=sys.stderr))
     if args.output_config:
-        print(recipe_to_toml(recipe), end="")
+        print_text(recipe_to_toml(recipe), end="")
         return 0
     if args.debug_dataset:
-        for line in dataset_lines(recipe, lambda sentence: print(sentence, file=sys.stderr)):
-            print(line)
+        for line in dataset_lines(recipe, lambda sentence: print_text(sentence, file=sys.stderr)):
+            print_text(line)
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
@@ -168,13 +169,13 @@ def _run(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableMod
     if process_group.is_main and not args.json:
         for path in (*result.files, result.sheet):
             if path is not None:
-                print(path)
-        print(f"{result.steps} steps in {format_clock(result.seconds)}, loss {result.loss:.4f}", file=sys.stderr)
+                print_text(path)
+        print_text(f"{result.steps} steps in {format_clock(result.seconds)}, loss {result.loss:.4f}", file=sys.stderr)
     if process_group.is_main:
         compared = _compared(recipe, result, args) if args.compare and not result.stopped else None
         if args.json:
             printed = {**training_result_as_json(result), "processes": process_group.world_size, "compared": compared}
-            print(json.dumps(printed, default=str, ensure_ascii=False))
+            print_text(json.dumps(printed, default=str, ensure_ascii=False))
     return STOPPED_EXIT_STATUS if result.stopped else 0
 
 
@@ -182,7 +183,7 @@ def recipe_from_lora_file(path: Path) -> Recipe:
     """The recipe in a LoRA file's metadata, not checked yet; the command line overrides it. Raises LoraError."""
     settings, said = settings_from_lora_file(path)
     for sentence in said:
-        print(sentence, file=sys.stderr)
+        print_text(sentence, file=sys.stderr)
     return Recipe(**settings)
 
 
@@ -193,11 +194,11 @@ def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) 
             recipe, result, tokenizer=args.tokenizer, config=args.model_config, quiet=args.json
         )
     except LoraError as error:
-        print(f"no sheet of epochs and weights: {error}", file=sys.stderr)
+        print_text(f"no sheet of epochs and weights: {error}", file=sys.stderr)
         return None
     if not args.json:
-        print("\n".join(made["sheets"]))
-        print("\n".join(filter(None, (made["suggestion"], made["tag"]))), file=sys.stderr)
+        print_text("\n".join(made["sheets"]))
+        print_text("\n".join(filter(None, (made["suggestion"], made["tag"]))), file=sys.stderr)
     return made
 
 

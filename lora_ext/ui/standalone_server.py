@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..argument_errors import whole_number
 from ..command_line import CommandParser
+from ..console import print_text
 from ..data_folder import user_data_folder
 from ..errors import LoraError
 from ..generate import Settings
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     app_state = AppState(StandaloneBackend(folders, base))
     app = create_application(app_state, guard, language=args.language)
     address = f"http://{reachable_host(args.host)}:{args.port}"
-    print(
+    print_text(
         f"LoRA ext: {address}\n  LoRA files: {', '.join(map(str, folders.loras))}\n"
         f"  For scripts: the header {TOKEN_HEADER}: {guard.token}",
         file=sys.stderr,

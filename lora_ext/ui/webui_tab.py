@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import gradio as gr
 
+from ..console import print_text
 from ..errors import LoraError
 from ..web.access_guard import AccessGuard, initial_token
 from ..web.allowed_hosts import LOOPBACK, AllowedHosts, allowed_hosts_from_environment, parse_allowed_host
@@ -26,7 +27,7 @@ def _given(read: Callable[[], _Value], otherwise: _Value) -> _Value:
     try:
         return read()
     except LoraError as error:
-        print(f"[LoRA ext] {error}", file=sys.stderr)
+        print_text(f"[LoRA ext] {error}", file=sys.stderr)
         return otherwise
 
 

@@ -11,7 +11,7 @@ from modules import paths, shared
 
 from ...adapter_spec import Presets
 from ...block_weights import BLOCK_PRESETS, ELEMENT_PRESETS
-from ...console import printable_text
+from ...console import print_text
 from ...file.preset_file import load_preset_files
 from ...inject import AUTO, MODES
 from ...prompt_regions import DEFAULT_BASE_SHARE
@@ -116,7 +116,7 @@ class A1111HostInterface:
         """Prints a sentence on the console and shows it as a popup, as the settings say."""
         where = self.option("warnings")
         if WARN_ON_CONSOLE in where:
-            print(printable_text(f"[LoRA ext] {text}"))
+            print_text(f"[LoRA ext] {text}")
         if WARN_AS_POPUP in where:
             gr.Warning(text)
 

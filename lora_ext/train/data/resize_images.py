@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...command_line import CommandParser
+from ...console import print_text
 from ...errors import FileError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress, progress_bar
@@ -256,5 +257,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     options = vars(parser.parse_args(argv))
     done = resize_folder(options.pop("source"), options.pop("target"), track=progress_bar, **options)
-    print(done.text())
+    print_text(done.text())
     return 0
