@@ -169,7 +169,10 @@ def explain_topic(name: str) -> str:
         raise LoraError(f"{PAGE_NAME} is not installed here: see it in the project's folder")
     topic = topics.get(name)
     if topic is None:
-        raise LoraError(f"no help is called {name!r}{did_you_mean(name, topics)}; known are {', '.join(topics)}")
+        raise LoraError(
+            f"no help is called {name!r}{did_you_mean(name, topics)}; known are {', '.join(topics)}; without a word, "
+            "help lists them with the messages that each explains"
+        )
     if not topic.section:
         return topic.advice
     found = topic_explanation(topic)

@@ -64,7 +64,8 @@ def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixt
     assert cli.main(["help"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {t.name for t in message_topics()}
     assert cli.main(["help", "memroy"]) == 2
-    assert "did you mean 'memory'?" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "did you mean 'memory'?" in told and "without a word, help lists them with the messages" in told
 
 
 def test_names_in_a_message_hold_no_control_characters() -> None:
