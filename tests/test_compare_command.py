@@ -19,7 +19,7 @@ from lora_ext.compare.scores import Scorer, find_training_images
 from lora_ext.errors import FileError
 from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.saving import save_lora_file
-from lora_ext.generate import Settings, load_settings_model
+from lora_ext.generate import Settings, compare_command, load_settings_model
 from lora_ext.host.standalone.clip_image import ClipImageModel
 from lora_ext.inject import find_layer_targets
 
@@ -123,7 +123,7 @@ def test_scores_and_mistakes(
 
 
 def test_a_tag_without_a_file_is_skipped_unless_strict(
-    checkpoint: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ["compare", "--ckpt", str(checkpoint / "SD1.safetensors"), "--lora_dir", str(runs), "--device", "cpu",
             "--out", str(tmp_path / "out"), "--width", "64", "--height", "64", "--steps", "1", "--no_scores", "--json",
@@ -132,8 +132,13 @@ def test_a_tag_without_a_file_is_skipped_unless_strict(
     assert "nowhere" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert cli([*argv, "--lora", "nowhere", "--x", "weight:0.5,1"]) == 2  # what the sheet is about
     assert "no LoRA is called 'nowhere'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    planned = []  # a random seed is drawn once, so that what is checked is what is drawn
+    plan_sheet = compare_command.sheet_plan.plan_sheet
+    monkeypatch.setattr(compare_command.sheet_plan, "plan_sheet",
+                        lambda spec, *more: planned.append(spec.seed) or plan_sheet(spec, *more))  # fmt: skip
     assert cli(argv) == 0
     out, err = capsys.readouterr()
+    assert planned == [json.loads((tmp_path / "out" / "sheet.json").read_text(encoding="utf-8"))["base"]["seed"]]
     assert json.loads(out)["drawn"] == 2 and err.count("tag skipped") == 1 and "nowhere" in err
     cells = json.loads((tmp_path / "out" / "sheet.json").read_text(encoding="utf-8"))["cells"]
     assert all("nowhere" not in cell["prompt"] and "<lora:run:" in cell["prompt"] for cell in cells)

@@ -165,7 +165,8 @@ def compare(
     store = CellStore(out)
     if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
         seed = store.agreed_seed(asdict(image_spec), (x, y, z), image_spec.seed)
-        planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
+        if seed != image_spec.seed:  # that of a sheet which is resumed, or which other processes draw too
+            planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
     if unknown:
         planned = _without_tags(planned, unknown)
     for text in (
