@@ -29,7 +29,7 @@ from lora_ext.compare.sheet_layout import Bar, Sheet, draw_sheet
 from lora_ext.compare.sheet_pages import PageDetails, split_into_tiles
 from lora_ext.compare.sheet_plan import SheetPlan, plan_sheet
 from lora_ext.embedded import shapes
-from lora_ext.errors import FileError
+from lora_ext.errors import FileError, LoraError
 from lora_ext.file.lora_library import LoraLibrary
 
 EPOCHS = 6
@@ -121,6 +121,14 @@ def test_84_cells_each_once_and_kept(library: LoraLibrary, tmp_path: Path) -> No
             image is not None and image.info["parameters"] == f"{cell.image_spec.prompt}\nSeed: {cell.image_spec.seed}"
         )
         assert np.array_equal(np.asarray(image), np.asarray(renderer.paint(cell.image_spec)))
+
+
+def test_where_no_model_can_be_loaded_no_folder_is_left(library: LoraLibrary, tmp_path: Path) -> None:
+    renderer = FrameRenderer()
+    renderer.identity = lambda image_spec: (_ for _ in ()).throw(LoraError("no model"))  # type: ignore[method-assign]
+    with pytest.raises(LoraError, match="no model"):
+        generate_cells([ImageSpec(prompt="a")], renderer, CellStore(tmp_path / "previews"))
+    assert not (tmp_path / "previews").exists()
 
 
 def test_a_sheet_is_stopped_before_its_first_picture(library: LoraLibrary, tmp_path: Path) -> None:

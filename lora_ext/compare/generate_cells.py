@@ -164,7 +164,6 @@ def generate_cells(
     Returns:
         The progress at the end: `done` is less than `total` if it was stopped.
     """
-    store.create_folder(CELLS_FOLDER)
     wanted = unique_image_specs(image_specs, lambda image_spec: image_spec.key(renderer.identity(image_spec)))
     number = {key: number for number, key in enumerate(wanted)}
     key_of = {image_spec: key for key, image_spec in wanted.items()}
@@ -190,6 +189,8 @@ def generate_cells(
     try:
         on_step(0, 1)
         groups = batch_image_specs(missing, max(1, batch), renderer.batch_key)
+        if groups:  # only now: where the model cannot be loaded nothing is left behind
+            store.create_folder(CELLS_FOLDER)
         with NameClaims(store.cells) as claims:
             while groups:
                 claimed_by_others: list[list[ImageSpec]] = []
