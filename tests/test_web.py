@@ -244,8 +244,13 @@ def test_presets_live_outside_and_round_trip(api: Client) -> None:
     assert {row["name"] for row in said["presets"] if row["own"]} == {"OURS", "THIRD"}
     api("PUT", "/presets", json={"name": "ALL", "values": mine})  # the user's own wins over the built-in one
     (row,) = (row for row in api("GET", "/presets")["presets"] if row["name"] == "ALL")
-    assert row == {"name": "ALL", "values": mine, "own": True, "builtin": True}
+    assert row == {"name": "ALL", "values": mine, "own": True, "builtin": True, "place": 2}
     api("DELETE", "/presets", params={"name": "ALL"})
+    api("DELETE", "/presets", params={"name": "OURS"})
+    kept = {"name": "OURS", "values": mine, "place": 0}  # what the page's Undo sends
+    api("PUT", "/presets", json=kept)
+    assert (api.root / "presets.txt").read_text() == f"OURS:{mine}\nTHIRD:{mine}\n"
+    assert "'OURS' was saved again since it was deleted" in api("PUT", "/presets", 400, json=kept)["error"]
     api("DELETE", "/presets", params={"name": "OURS"})
     assert "is not one of your own" in api("DELETE", "/presets", 400, params={"name": "ALL"})["error"]
     for name in ("", "a b", "1.5", "a:b", "<b>", "x" * 65):

@@ -277,6 +277,8 @@ def test_a_set_is_saved_inserted_exported_and_imported(api: Client) -> None:
     assert f"lbw={face}>" in export_set(others, {"MINE": face})
     assert f"lbw={face}@0;ALL@0.5 cosine>" in export_set(others, {"MINE": face})
     assert "already exists" in api("POST", "/sets/import", 400, json={"text": exported})["error"]
+    again = {"name": "pets", "text": text, "may_replace": False}  # what the page's Undo sends
+    assert "'pets' was saved again since it was deleted" in api("PUT", "/sets", 400, json=again)["error"]
     assert api("DELETE", "/sets", params={"name": "pets"}) == {"sets": []}
     (taken,) = api("POST", "/sets/import", json={"text": exported})["sets"]
     assert taken["name"] == "pets" and f"lbw={face}" in taken["tags"][0]

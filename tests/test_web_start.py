@@ -301,6 +301,8 @@ def test_presets_of_training_settings(api: Client) -> None:
     kept = {"network_dim": 32, "optimizer_args": "weight_decay=0.1"}
     api("PUT", "/train/presets", json={"name": " ねこ ", "settings": settings})
     api("PUT", "/train/presets", json={"name": "faces", "settings": {}})
+    again = {"name": "faces", "settings": {"network_dim": 2}, "may_replace": False}  # what the page's Undo sends
+    assert "'faces' was saved again since it was deleted" in api("PUT", "/train/presets", 400, json=again)["error"]
     expected = {"presets": [{"name": "faces", "settings": {}}, {"name": "ねこ", "settings": kept}]}
     assert api("GET", "/train/presets") == expected
     for name, wrong in (

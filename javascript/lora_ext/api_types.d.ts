@@ -834,6 +834,8 @@ export interface PresetRow {
     own: boolean;
     /** Whether it comes with this program. */
     builtin: boolean;
+    /** Its place among the user's own; None for the others. */
+    place: number | null;
 }
 
 /** All block-weight presets. */

@@ -14,6 +14,11 @@ from ..file.saving import replacing_file
 from ..json_text import parse_json
 
 
+def taken_since(name: str) -> str:
+    """The message where something that was deleted would be put back over another one of its name."""
+    return f"{name!r} was saved again since it was deleted; rename or delete that one first"
+
+
 class JsonStore:
     """Reads and changes the file. Each call reads it anew.
 

@@ -15,7 +15,7 @@ from ..file.sidecar_files import as_text
 from ..json_text import parse_json
 from ..lora_tags import parse_lora_tags
 from ..weight_curve import is_curve, split_block_keyframes
-from .json_store import JsonStore
+from .json_store import JsonStore, taken_since
 
 SETS_FILE = "sets.json"
 FORMAT_KEY, FORMAT = "lora_ext_sets", 1
@@ -60,13 +60,16 @@ class LoraSetStore:
             raise FileError(f"there is no set {name[:_LONGEST_NAME]!r}{did_you_mean(name, known)}")
         return known[name]
 
-    def save(self, *sets: LoraSet) -> None:
-        """Adds or replaces sets. Raises FileError for a name that cannot be one."""
+    def save(self, *sets: LoraSet, may_replace: bool = True) -> None:
+        """Adds sets, or replaces them if `may_replace`. Raises FileError, also for a name that cannot be one."""
         for one in sets:
             if not one.name.strip() or len(one.name) > _LONGEST_NAME or not one.name.isprintable():
                 shown = ascii(one.name[:_LONGEST_NAME])
                 raise FileError(f"{shown} cannot be a set's name: give 1 to {_LONGEST_NAME} characters")
         with self._store.changing() as rows:
+            taken = None if may_replace else next((one.name for one in sets if one.name in rows), None)
+            if taken is not None:
+                raise FileError(taken_since(taken))
             rows.update({one.name: {"tags": one.tags, "words": one.words, "negative": one.negative} for one in sets})
             if len(rows) > _MOST_SETS:
                 raise FileError(f"there would be more than {_MOST_SETS} sets; delete some first")

@@ -14,6 +14,7 @@ from ..errors import BlockError, did_you_mean
 from ..file.file_lock import exclusive_lock
 from ..file.preset_file import load_preset_file
 from ..file.saving import replacing_file
+from .json_store import taken_since
 
 PRESETS_FILE = "presets.txt"
 _LONGEST = 64
@@ -27,12 +28,14 @@ class PresetRow:
         values: Its weights, as a tag has them.
         own: Whether it is the user's own, which can be changed.
         builtin: Whether it comes with this program.
+        place: Its place among the user's own; None for the others.
     """
 
     name: str
     values: str
     own: bool
     builtin: bool
+    place: int | None = None
 
 
 class PresetStore:
@@ -44,8 +47,9 @@ class PresetStore:
     def rows(self) -> list[PresetRow]:
         """All presets, built-in ones first."""
         own = self.own_presets()
+        places = {name: place for place, name in enumerate(own)}
         return [
-            PresetRow(name, values, own=name in own, builtin=name in BLOCK_PRESETS)
+            PresetRow(name, values, own=name in own, builtin=name in BLOCK_PRESETS, place=places.get(name))
             for name, values in {**self._read().weights, **own}.items()
         ]
 
@@ -59,6 +63,17 @@ class PresetStore:
             _check(name, values)
         with self._changing() as own:
             own.update(presets)
+
+    def put_back(self, name: str, values: str, place: int) -> None:
+        """Adds one that was deleted in its place again. Raises BlockError, also where the name was taken since."""
+        _check(name, values)
+        with self._changing() as own:
+            if name in own:
+                raise BlockError(taken_since(name))
+            rows = list(own.items())
+            rows.insert(place, (name, values))
+            own.clear()
+            own.update(rows)
 
     def remove(self, name: str) -> None:
         """Takes one of the user's own away. Raises BlockError."""

@@ -24,12 +24,16 @@ _USER_COMMENT, _EXIF = 0x9286, 0x8769
 
 
 class SetRequest(RequestBody):
-    """A set: its name, a text with its tags, and words for the prompt and the negative prompt."""
+    """A set: its name, a text with its tags, and words for the prompt and the negative prompt.
+
+    may_replace: whether one of its name may be replaced.
+    """
 
     name: str = Field(max_length=100)
     text: str = Field(max_length=20_000)
     words: str = Field("", max_length=20_000)
     negative: str = Field("", max_length=20_000)
+    may_replace: bool = True
 
 
 class InsertSetRequest(RequestBody):
@@ -120,7 +124,8 @@ def register_set_routes(api: APIRouter, app_state: AppState) -> None:
     def save(options: SetRequest) -> LoraSetList:
         """Saves a set under a name."""
         tags = tags_of_text(options.text)
-        store.save(LoraSet(options.name.strip(), tags, options.words.strip(), options.negative.strip()))
+        saved = LoraSet(options.name.strip(), tags, options.words.strip(), options.negative.strip())
+        store.save(saved, may_replace=options.may_replace)
         return sets()
 
     @api.delete("/sets")

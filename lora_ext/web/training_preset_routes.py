@@ -14,10 +14,11 @@ from .training_presets import TrainingPreset, TrainingPresetStore
 
 
 class TrainingPresetRequest(RequestBody):
-    """A preset: its name, and values of the form by name."""
+    """A preset: its name, and values of the form by name. may_replace: whether one of its name may be replaced."""
 
     name: str = Field(max_length=100)
     settings: dict[str, Any]
+    may_replace: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def register_training_preset_routes(api: APIRouter, app_state: AppState) -> None
     @api.put("/train/presets")
     def save(options: TrainingPresetRequest) -> TrainingPresetList:
         """Saves settings under a name; name, pictures and trigger word of a run are left out."""
-        store.save(options.name, options.settings)
+        store.save(options.name, options.settings, may_replace=options.may_replace)
         return presets()
 
     @api.delete("/train/presets")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import TrainError, did_you_mean
 from ..train.config.recipe import recipe_options
-from .json_store import JsonStore
+from .json_store import JsonStore, taken_since
 
 TRAINING_PRESETS_FILE = "training_presets.json"
 SETTINGS_OF_A_RUN = frozenset({"output_name", "train_data_dir", "reg_data_dir", "resume", "metadata_trigger_phrase"})
@@ -42,8 +42,8 @@ class TrainingPresetStore:
         """All presets by name. Raises TrainError where the file is damaged."""
         return [TrainingPreset(name, settings) for name, settings in sorted(self._load().items())]
 
-    def save(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Adds or replaces a preset; settings of one run are left out. Raises TrainError."""
+    def save(self, name: str, settings: Mapping[str, Any], *, may_replace: bool = True) -> None:
+        """Adds a preset, or replaces it if `may_replace`; settings of one run are left out. Raises TrainError."""
         name = _checked_name(name)
         kept = {key: value for key, value in settings.items() if key not in SETTINGS_OF_A_RUN}
         options = recipe_options()
@@ -53,6 +53,8 @@ class TrainingPresetStore:
         if len(json.dumps(kept)) > _LONGEST_TEXT:
             raise TrainError(f"the settings are too long; give at most {_LONGEST_TEXT} characters")
         with self._changing() as presets:
+            if name in presets and not may_replace:
+                raise TrainError(taken_since(name))
             if name not in presets and len(presets) >= _MOST_PRESETS:
                 raise TrainError(f"there are {_MOST_PRESETS} presets already; delete one first")
             presets[name] = kept

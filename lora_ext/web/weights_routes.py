@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from ..adapter_spec import resolve_tag
 from ..block_weights import BlockWeights, parse_block_weights
@@ -57,10 +58,14 @@ class TextRequest(RequestBody):
 
 
 class PresetRequest(RequestBody):
-    """A preset: its name and 12, 17, 20, 25 or 26 values."""
+    """A preset: its name and 12, 17, 20, 25 or 26 values.
+
+    place: where one that was deleted is put back; then none of its name may be there.
+    """
 
     name: str
     values: str
+    place: int | None = Field(None, ge=0)
 
 
 class RenamePresetRequest(RequestBody):
@@ -321,7 +326,11 @@ def register_weights_routes(api: APIRouter, app_state: AppState) -> None:
     @api.put("/presets")
     def save(preset: PresetRequest) -> PresetsAnswer:
         """Adds or replaces one of the user's own."""
-        app_state.presets.save({preset.name.strip(): preset.values.strip()})
+        name, values = preset.name.strip(), preset.values.strip()
+        if preset.place is None:
+            app_state.presets.save({name: values})
+        else:
+            app_state.presets.put_back(name, values, preset.place)
         return presets()
 
     @api.delete("/presets")

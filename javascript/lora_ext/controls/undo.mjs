@@ -103,7 +103,10 @@ export function deletedToast(name, restore) {
     const line = toastLine(t("{0} is deleted", name), "lasting");
     const back = showingErrors(async () => {
         line.remove();
-        await restore();
+        await restore().catch((error) => {
+            deletedToast(name, restore); // so that it can be tried again
+            throw error;
+        });
     });
     const undo = button(t("Undo"), back, { tip: t("Puts it back") });
     line.append(" ", undo);

@@ -22,6 +22,7 @@ export const SERVER_SENTENCES = [
     "the zips unfold to more than {0} MiB",
     "an upload has at most {0} files and {1} MiB; send it in parts",
     "a preset {0} already exists; choose another name",
+    "{0} was saved again since it was deleted; rename or delete that one first",
     "a preset {0} already exists with other weights; rename or delete it first, nothing was imported",
     "{0} cannot be a preset's name: it is a number",
     "{0} cannot be a preset's name: give 1 to {1} characters without spaces, : , < >",

@@ -30,7 +30,7 @@ function sourceButtons(read) {
     return buttonRow(fromPrompts, picture, upload);
 }
 
-/** @param {{ name: string, text: string, words: string, negative: string }} body */
+/** @param {{ name: string, text: string, words: string, negative: string, may_replace?: boolean }} body */
 const saveSet = (body) => api("/sets", { method: "PUT", body });
 
 /** The form that saves a set. @param {() => void} onsave */
@@ -122,7 +122,8 @@ function build(panel) {
     };
     const remove = showingErrors(async (/** @type {LoraSet} */ { name, tags, words, negative }) => {
         show((await api("/sets", { method: "DELETE", query: { name } })).sets);
-        deletedToast(name, async () => show((await saveSet({ name, text: tags.join("\n"), words, negative })).sets));
+        const body = { name, text: tags.join("\n"), words, negative, may_replace: false };
+        deletedToast(name, async () => show((await saveSet(body)).sets));
     });
     load = () =>
         api("/sets").then(

@@ -78,11 +78,11 @@ export function settingsPresets(read, load) {
         name.value = preset.name;
         toast(t("Settings loaded"));
     };
-    const put = async (/** @type {Preset} */ body) =>
+    const put = async (/** @type {Preset & { may_replace?: boolean }} */ body) =>
         show((await api("/train/presets", { method: "PUT", body })).presets, body.name.trim());
     const remove = showingErrors(async (/** @type {Preset} */ one) => {
         show((await api("/train/presets", { method: "DELETE", query: { name: one.name } })).presets);
-        deletedToast(one.name, () => put(one));
+        deletedToast(one.name, () => put({ ...one, may_replace: false }));
     });
     const show = (/** @type {Preset[]} */ presets, chosen = "") =>
         void setChildren(place, presetChoice(presets, chosen, use, remove));

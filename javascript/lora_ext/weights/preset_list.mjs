@@ -127,14 +127,14 @@ export class PresetList {
         const values = this.weights.text();
         const name = this.input.value.trim() || (this.own() ? this.list.value : "");
         if (!name) return this.input.focus();
-        await this.put(name, values);
+        await this.put({ name, values });
         this.named(name);
         return toast(t("Saved as {0}", name));
     }
 
-    /** @param {string} name @param {string} values */
-    async put(name, values) {
-        this.show(await api("/presets", { method: "PUT", body: { name, values } }));
+    /** @param {{ name: string, values: string, place?: number | null }} body place: where it is put back */
+    async put(body) {
+        this.show(await api("/presets", { method: "PUT", body }));
     }
 
     async rename() {
@@ -150,6 +150,7 @@ export class PresetList {
         if (!preset) return toast(t("Choose one of your presets; the built-in ones stay"), "bad");
         this.show(await api("/presets", { method: "DELETE", query: { name: preset.name } }));
         this.weights.named("");
-        return deletedToast(preset.name, () => this.put(preset.name, preset.values));
+        const { values, place } = preset;
+        return deletedToast(preset.name, () => this.put({ name: preset.name, values, place }));
     }
 }
