@@ -64,6 +64,10 @@ class DemoResult(DemoTrainingResult):
     seconds: float
 
 
+def _column_label(weight: float) -> str:
+    return f"weight {weight:g}" if weight else "no LoRA"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws a sheet, trains, and draws a sheet of the result; prints where they are and what they show.
 
@@ -97,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *(f"<lora:{name}:1:lbw={b}>" for b in DEMO_BLOCK_PRESETS),
     ]
     columns = [
-        "no LoRA",
-        *(f"weight {weight:g}" for weight in DEMO_WEIGHTS[1:]),
+        *map(_column_label, DEMO_WEIGHTS),
         *(f"weight 1, {block}" for block in DEMO_BLOCK_PRESETS),
     ]
     prompts = shapes.SCENE_PROMPTS
@@ -152,7 +155,7 @@ def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, q
         (scores,) = toy_task.score_toy_loras(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{DEMO_TRAINED_PROMPT}: epochs and weights of what was just trained",
-        columns=[f"weight {weight:g}" for weight in DEMO_TRAINED_WEIGHTS],
+        columns=[*map(_column_label, DEMO_TRAINED_WEIGHTS)],
         rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
         cells=cells,
         note=f"{scores.concept_before:.0%} of new captions obeyed before, {scores.concept_after:.0%} after.",

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_ext import cli
+from lora_ext import cli, demo
 from lora_ext.command_line import CommandParser
 
 
@@ -167,3 +167,8 @@ def test_a_reader_that_ends_is_no_error(argv: list[str]) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert done.stderr == "" and done.returncode in (0, 1)  # argparse itself takes no notice
+
+
+def test_the_sheets_of_the_demo_call_weight_0_no_lora() -> None:
+    labels = [*map(demo._column_label, demo.DEMO_TRAINED_WEIGHTS)]
+    assert labels == ["no LoRA", "weight 0.5", "weight 1", "weight 1.5", "weight 2.5"]
