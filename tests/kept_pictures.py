@@ -6,10 +6,11 @@ import io
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageSequence, ImageStat
 from ui.program import ROOT
 
 ALIKE = 4.0
@@ -65,6 +66,20 @@ def is_alike(one: Image.Image, other: Image.Image) -> bool:
     apart = ImageChops.difference(one, other)
     tiles = ((x, y, x + 32, y + 32) for x in range(0, one.width, 32) for y in range(0, one.height, 32))
     return all(max(ImageStat.Stat(apart.crop(tile)).mean) <= ALIKE for tile in tiles)
+
+
+def shows(path: Path, scenes: Iterable[Image.Image], **options: Any) -> bool:
+    """Whether a recording shows some pictures, one after the other. options: Pillow's, for their format."""
+    with Image.open(path) as recording:
+        frames = (frame.convert("RGB") for frame in ImageSequence.Iterator(recording))
+        return all(any(is_alike(_packed(scene, path, **options), frame) for frame in frames) for scene in scenes)
+
+
+def _packed(image: Image.Image, path: Path, **options: Any) -> Image.Image:
+    """A picture as it would be read from a file."""
+    packed = io.BytesIO()
+    image.save(packed, path.suffix[1:], **options)
+    return Image.open(packed).convert("RGB")
 
 
 def keep(image: Image.Image, path: Path, **options: Any) -> bool:

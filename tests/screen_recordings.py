@@ -18,7 +18,7 @@ from typing import Any
 
 from chromium import started
 from guide_pictures import photos
-from kept_pictures import keep, steady, with_one_seed
+from kept_pictures import keep, shows, steady, with_one_seed
 from PIL import Image, ImageDraw
 from ui.program import ROOT, Server
 from ui.steps import choose, go, until
@@ -27,6 +27,8 @@ RECORDINGS = ROOT / "docs" / "recordings"
 WINDOW = {"width": 1000, "height": 700}
 QUALITY = 85
 PATIENCE = 600_000
+SCENE = 900
+"""Milliseconds from which a frame is shown to be read."""
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 """The pointer's outline."""
 FRAMED, STRIPED = "a red circle on a blue background", "a yellow square on a purple background"
@@ -101,10 +103,13 @@ class Recorder:
         self.times[first:] = [shown] * (len(self.frames) - first)
 
     def save(self, name: str) -> None:
-        """Writes the still, and the recording where the still is another than before or there is no recording."""
+        """Writes the still and the recording, where one of them shows something else than before."""
         path = RECORDINGS / f"{name}.webp"
-        if not keep(self.frames[-1], path.with_name(f"{name}-still.webp"), quality=QUALITY, method=6) and path.exists():
-            return
+        is_new = keep(self.frames[-1], path.with_name(f"{name}-still.webp"), quality=QUALITY, method=6)
+        # what is shown for less, such as how far a job is, differs from run to run
+        scenes = [frame for frame, shown in zip(self.frames, self.times, strict=True) if shown >= SCENE]
+        if not is_new and path.exists() and shows(path, scenes, quality=QUALITY, method=4):
+            return print(f"{path.relative_to(ROOT)}: as before", flush=True)
         first, *rest = self.frames
         first.save(
             path, save_all=True, append_images=rest, duration=self.times, loop=0, quality=QUALITY, method=4,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pictures
 import pytest
+from kept_pictures import shows
+from PIL import Image, ImageDraw
 
 
 def test_every_picture_is_made_by_one_part() -> None:
@@ -29,3 +31,14 @@ def test_a_part_tells_what_it_did_not_make_and_what_it_does_not_name(
     part = pictures.Part(str(script), 1, ("demo.png",))
     assert pictures.run(part) == ["docs/demo.png: not made this time", "docs/social.png: its part does not name it"]
     assert pictures.run(part._replace(makes=("social.png",))) == []
+
+
+def test_a_recording_is_judged_by_all_that_it_shows_for_long(tmp_path: Path) -> None:
+    """It was judged by its last frame alone, so that all before it could be of another page."""
+    scenes = [Image.new("RGB", (96, 64), "white") for _ in range(4)]
+    for number, scene in enumerate(scenes):
+        ImageDraw.Draw(scene).rectangle((4 + 20 * number, 8, 20 + 20 * number, 40), "navy")
+    path, (first, second, third, other) = tmp_path / "a.webp", scenes
+    first.save(path, save_all=True, append_images=[second, third], duration=500, quality=85)
+    assert shows(path, [first, second, third], quality=85) and shows(path, [first, third], quality=85)
+    assert not shows(path, [first, other, third], quality=85) and not shows(path, [second, first, third], quality=85)
