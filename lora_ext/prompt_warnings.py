@@ -58,6 +58,19 @@ def unread_tag_warnings(
     return list(dict.fromkeys(found))
 
 
+def tag_warnings(prompt: str, negative: str = "") -> list[str]:
+    """Explains which texts are read as no tags, and which brackets have no effect on a tag.
+
+    Args:
+        prompt: the prompt.
+        negative: the negative prompt.
+
+    Returns:
+        A sentence for each.
+    """
+    return [*unread_tag_warnings(prompt, negative), *bracketed_tag_warnings(prompt)]
+
+
 def bracketed_tag_warnings(prompt: str) -> list[str]:
     """Explains what tags in brackets do: they act at all steps, at the weight written in the tag.
 

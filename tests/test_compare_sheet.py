@@ -20,7 +20,7 @@ from test_compare_axes import write
 import lora_ext
 from lora_ext.compare import heatmap, image_measures, sheet_pages, text_layout
 from lora_ext.compare.block_analysis import BlockAnalysis, parse_layout
-from lora_ext.compare.build_sheet import _settings, build_sheet
+from lora_ext.compare.build_sheet import _shared_settings, build_sheet
 from lora_ext.compare.cell_store import CellStore, load_manifest
 from lora_ext.compare.generate_cells import DenoisingCallback, SheetProgress, SheetStopped, cell_keys, generate_cells
 from lora_ext.compare.image_spec import ImageSpec
@@ -321,7 +321,7 @@ def test_pages_are_drawn_while_a_sheet_fills(
 def test_the_settings_that_cells_share_are_reported(library: LoraLibrary, tmp_path: Path) -> None:
     image_spec = ImageSpec(prompt="a <lora:run-000001:1>", negative_prompt="blurry", width=512, height=768, cfg=3)
     made = plan_sheet(image_spec, "weight:0.5,1", "steps:10,20", "", library)
-    assert _settings(made, "model") == "DPM++ 2M, CFG 3, 512x768, seed 0, without: blurry, model"
+    assert _shared_settings(made, "model") == "DPM++ 2M, CFG 3, 512x768, seed 0, without: blurry, model"
 
 
 def test_measures() -> None:
@@ -418,11 +418,11 @@ def test_an_older_pillow_draws_any_letters(monkeypatch: pytest.MonkeyPatch, font
     monkeypatch.setattr(ImageFont, "load_default", load_default)
     if fonts == "none":
         monkeypatch.setattr(ImageFont, "truetype", none)
-    text_layout._own.cache_clear()
-    text_layout._named.cache_clear()
+    text_layout._default_font.cache_clear()
+    text_layout._truetype_font.cache_clear()
     words = ["stop – “猫” …", "weight 0.5×"]
     shown = Sheet("‖ΔW‖ 猫", words, words, [[Image.new("RGB", (64, 64), "red")] * 2] * 2, "–", legend=[("red", "猫 –")])
     assert draw_sheet(shown).size[0] > 128
     assert heatmap.draw_heatmap(BlockAnalysis("猫 –", parse_layout(17), "norms", {"IN01": 1.0})).size[0] > 500
-    text_layout._own.cache_clear()
-    text_layout._named.cache_clear()
+    text_layout._default_font.cache_clear()
+    text_layout._truetype_font.cache_clear()

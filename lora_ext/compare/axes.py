@@ -139,7 +139,7 @@ def _file(text: str, name: str, context: AxisContext) -> Axis:
     return _files([(file_name, file_name) for file_name in names], "file", name, group)
 
 
-def _rows(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[AxisValue, ...]:
+def _tag_values(name: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[AxisValue, ...]:
     """The values of an axis that sets fields of the tag, from (label, fields) of each."""
 
     def value(text: str, fields: Mapping[str, Any]) -> AxisValue:
@@ -156,7 +156,7 @@ def _number(title: str, *fields: str) -> AxisParser:
             (f"{title} {number:g}", dict.fromkeys(fields, number))
             for number in axis_values.parse_number_list(text, title)
         )
-        return Axis(f"{title} of {name}" if name else title, _rows(name, rows), name=name)
+        return Axis(f"{title} of {name}" if name else title, _tag_values(name, rows), name=name)
 
     return parse
 
@@ -166,7 +166,7 @@ def _preset(text: str, name: str, context: AxisContext) -> Axis:
     names = list(presets) if text.strip().lower() == "all" else axis_values.parse_item_list(text)
     for preset in names:
         parse_block_weights(preset, presets=presets)
-    return Axis("block weights", _rows(name, ((preset, {"lbw": preset}) for preset in names)), name=name)
+    return Axis("block weights", _tag_values(name, ((preset, {"lbw": preset}) for preset in names)), name=name)
 
 
 def _block(text: str, name: str, context: AxisContext) -> Axis:
@@ -243,7 +243,7 @@ def _rank(text: str, name: str, context: AxisContext) -> Axis:
     ranks = [int(rank) for rank in axis_values.parse_number_list(text, "rank", whole=True)]
     if min(ranks) < 1:
         raise LoraError(f"rank: {min(ranks)} is not a rank; ranks begin at 1")
-    return Axis("rank", _rows(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
+    return Axis("rank", _tag_values(name, ((f"rank {rank}", {"dyn": rank}) for rank in ranks)), name=name)
 
 
 def _curve(text: str, name: str, context: AxisContext) -> Axis:
@@ -253,7 +253,9 @@ def _curve(text: str, name: str, context: AxisContext) -> Axis:
         weight, curve = parse_weight(item, text)
         return {"unet": weight, "unet_curve": curve}
 
-    return Axis("U-Net weight", _rows(name, ((i, fields(i)) for i in axis_values.parse_item_list(text))), name=name)
+    return Axis(
+        "U-Net weight", _tag_values(name, ((i, fields(i)) for i in axis_values.parse_item_list(text))), name=name
+    )
 
 
 def _compose(text: str, name: str, context: AxisContext) -> Axis:
@@ -261,7 +263,7 @@ def _compose(text: str, name: str, context: AxisContext) -> Axis:
     items = axis_values.parse_item_list(text)
     for item in items:
         parse_composition(item)
-    return Axis("composition", _rows(name, ((item, {"compose": item}) for item in items)), name=name)
+    return Axis("composition", _tag_values(name, ((item, {"compose": item}) for item in items)), name=name)
 
 
 def _step(field: str) -> AxisParser:
@@ -272,7 +274,7 @@ def _step(field: str) -> AxisParser:
             return f"{field} {'–' if step is None else f'{step:.0%}' if isinstance(step, float) else step}"
 
         rows = ((head(step), {field: step}) for step in axis_values.parse_step_list(text, field))
-        return Axis(f"{field} step", _rows(name, rows), name=name)
+        return Axis(f"{field} step", _tag_values(name, rows), name=name)
 
     return parse
 

@@ -66,37 +66,39 @@ def build_sheet(
     except SheetStopped:  # nothing of this sheet is drawn, and what is in the folder stays as it is
         return SheetResult(plan, store.folder, [], SheetProgress(len(plan.cells)))
     result = SheetResult(plan, store.folder, keys, SheetProgress(0))
-    if not write_pages:
-        result.progress = generate_cells(
-            [*image_specs, *without], renderer, store, batch=batch, on_progress=on_progress
-        )
-        return result
-    title = plan.base.prompt or "(empty prompt)"
-    store.save_manifest(build_manifest(result, store, title).as_json())
-    details = PageDetails(title, _settings(plan, renderer.title))
-    on_progress = _with_previews(result, store, details, on_progress)
+    details = PageDetails(plan.base.prompt or "(empty prompt)", _shared_settings(plan, renderer.title))
+    if write_pages:
+        store.save_manifest(build_manifest(result, store, details.title).as_json())
+        on_progress = _with_previews(result, store, details, on_progress)
     result.progress = generate_cells([*image_specs, *without], renderer, store, batch=batch, on_progress=on_progress)
+    if not write_pages:
+        return result
     if scorer and result.finished:
         base_keys = {image_spec: image_spec.key(renderer.identity(image_spec)) for image_spec in without}
-        _score(result, store, scorer, base_keys)
+        _score_cells(result, store, scorer, base_keys)
         result.likeness_measure, result.warning = scorer.likeness_measure, copies_warning(plan, result.scores)
         details = _with_scores(details, result, scorer)
+    _save_files(result, store, details)
+    return result
+
+
+def _save_files(result: SheetResult, store: CellStore, details: PageDetails) -> None:
+    """Writes pages, scores and manifest. A file that is open elsewhere is an error at the end, after all others."""
     errors: list[FileInUseError] = []
     try:
-        result.files = sheet_pages.save_pages(plan, store, result.keys, details)
+        result.files = sheet_pages.save_pages(result.plan, store, result.keys, details)
     except FileInUseError as error:
         errors.append(error)
     if result.scores:
         names = [cell_file_name(store, key) for key in result.keys]
         try:
             marks = dict.fromkeys(details.marks, True)
-            save_scores_csv(store.folder / SCORES_FILE, plan, result.scores, names, marks, result.identical)
+            save_scores_csv(store.folder / SCORES_FILE, result.plan, result.scores, names, marks, result.identical)
         except FileInUseError as error:
             errors.append(error)
-    store.save_manifest(build_manifest(result, store, title).as_json())
-    if errors:  # raised at the end, so that everything else is written
+    store.save_manifest(build_manifest(result, store, details.title).as_json())
+    if errors:
         raise FileInUseError(f"{errors[0]}; all pictures are kept, and the same command generates none of them again")
-    return result
 
 
 def _with_scores(details: PageDetails, result: SheetResult, scorer: Scorer) -> PageDetails:
@@ -113,7 +115,7 @@ def _with_scores(details: PageDetails, result: SheetResult, scorer: Scorer) -> P
     )
 
 
-def _settings(plan: SheetPlan, model: str) -> str:
+def _shared_settings(plan: SheetPlan, model: str) -> str:
     """The settings that all cells share, as one line."""
     first, *others = (cell.image_spec.image_fields() for cell in plan.cells)
     settings = {
@@ -150,7 +152,7 @@ def _with_previews(
     return report_progress
 
 
-def _score(result: SheetResult, store: CellStore, scorer: Scorer, base_keys: Mapping[ImageSpec, str]) -> None:
+def _score_cells(result: SheetResult, store: CellStore, scorer: Scorer, base_keys: Mapping[ImageSpec, str]) -> None:
     """Fills in the scores, the identical cells and the suggestion."""
     known: dict[tuple[str, str], Score] = {}
     for cell, key in zip(result.plan.cells, result.keys, strict=True):

@@ -168,26 +168,10 @@ def generate_cells(
     number = {key: number for number, key in enumerate(wanted)}
     key_of = {image_spec: key for key, image_spec in wanted.items()}
     present = {key for key in wanted if store.path(key) is not None}
-    progress = SheetProgress(len(wanted), kept=len(present), done=len(present))
+    counter = _PictureCounter([*wanted], store, present, on_progress)
     missing = [image_spec for key, image_spec in wanted.items() if key not in present]
-
-    def on_step(step: int, total: int) -> None:
-        progress.batch_share = step / max(1, total)
-        if on_progress:
-            on_progress(progress)
-
-    def count(own: int) -> None:
-        """Counts the pictures, those of other processes too."""
-        newest = [key for key in wanted if key not in present and store.path(key) is not None]
-        present.update(newest)
-        progress.done = len(present)
-        progress.kept = progress.done - own
-        progress.newest = newest or progress.newest
-        on_step(0, 1)
-
-    drawn = 0
     try:
-        on_step(0, 1)
+        counter.on_step(0, 1)
         groups = batch_image_specs(missing, max(1, batch), renderer.batch_key)
         if groups:  # only now: where the model cannot be loaded nothing is left behind
             store.create_folder(CELLS_FOLDER)
@@ -199,22 +183,59 @@ def generate_cells(
                     if theirs:
                         claimed_by_others.append(theirs)
                     if mine:
-                        for image_spec, image in zip(mine, renderer.generate(mine, on_step), strict=True):
+                        for image_spec, image in zip(mine, renderer.generate(mine, counter.on_step), strict=True):
                             store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
                             claims.release(key_of[image_spec])
-                        drawn += len(mine)
-                        count(drawn)
+                        counter.own += len(mine)
+                        counter.count()
                 groups = claimed_by_others
                 if groups:
                     time.sleep(WAIT_SECONDS)
                     store.refresh()
-                    count(drawn)
-            if progress.done < progress.total:  # others finished the last ones just before they were to be claimed
-                count(drawn)
+                    counter.count()
+            if present != wanted.keys():  # others finished the last ones just before they were to be claimed
+                counter.count()
             claims.remove_done(present)
     except SheetStopped:
         pass
-    return progress
+    return counter.progress
+
+
+class _PictureCounter:
+    """Counts the pictures of a sheet while they are drawn, and reports it.
+
+    Args:
+        keys: those of all pictures.
+        store: keeps them.
+        present: keys of those that are there; it grows.
+        on_progress: called at each step.
+
+    Attributes:
+        own: how many this process has drawn.
+        progress: what is reported.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], store: CellStore, present: set[str], on_progress: SheetProgressCallback | None
+    ) -> None:
+        self._keys, self._store, self._present, self._on_progress = keys, store, present, on_progress
+        self.own = 0
+        self.progress = SheetProgress(len(keys), kept=len(present), done=len(present))
+
+    def on_step(self, step: int, total: int) -> None:
+        """Reports a step of the batch that is drawn."""
+        self.progress.batch_share = step / max(1, total)
+        if self._on_progress:
+            self._on_progress(self.progress)
+
+    def count(self) -> None:
+        """Counts the pictures, those of other processes too."""
+        newest = [key for key in self._keys if key not in self._present and self._store.path(key) is not None]
+        self._present.update(newest)
+        self.progress.done = len(self._present)
+        self.progress.kept = self.progress.done - self.own
+        self.progress.newest = newest or self.progress.newest
+        self.on_step(0, 1)
 
 
 def _claim(

@@ -24,7 +24,7 @@ _PROBE = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
 
 @lru_cache(maxsize=64)
-def _named(size: int, name: str) -> Font | None:
+def _truetype_font(size: int, name: str) -> Font | None:
     try:
         return ImageFont.truetype(name, size)
     except OSError:
@@ -32,14 +32,14 @@ def _named(size: int, name: str) -> Font | None:
 
 
 @lru_cache(maxsize=64)
-def _own(size: int) -> Font:
+def _default_font(size: int) -> Font:
     """Pillow's own font; before Pillow 10.1 one of matplotlib's or of the system, at worst a small bitmap font."""
     with suppress(TypeError):
         return ImageFont.load_default(size)
     found = importlib.util.find_spec("matplotlib")
     folder = Path(found.origin).parent if found and found.origin else Path()
     names = (str(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"), *_FURTHER)
-    return next((font for name in names if (font := _named(size, name)) is not None), ImageFont.load_default())
+    return next((font for name in names if (font := _truetype_font(size, name)) is not None), ImageFont.load_default())
 
 
 def load_font(size: int, text: str = "") -> Font:
@@ -50,10 +50,10 @@ def load_font(size: int, text: str = "") -> Font:
         text: for letters beyond Latin one of the system's fonts is chosen, otherwise Pillow's own.
     """
     if any(ord(letter) > 0x24F and not 0x2000 <= ord(letter) <= 0x206F for letter in text):
-        found = next((font for name in _FURTHER if (font := _named(size, name)) is not None), None)
+        found = next((font for name in _FURTHER if (font := _truetype_font(size, name)) is not None), None)
         if found is not None:
             return found
-    return _own(size)
+    return _default_font(size)
 
 
 def text_width(text: str, font: Font) -> int:

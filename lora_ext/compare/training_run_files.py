@@ -107,10 +107,10 @@ def prompt_names(library: LoraLibrary) -> list[str]:
     Returns:
         The names in the library's order.
     """
-    return [_name(entry, library) for entry in library.entries]
+    return [_name_in_prompts(entry, library) for entry in library.entries]
 
 
-def _name(entry: LibraryEntry, library: LoraLibrary) -> str:
+def _name_in_prompts(entry: LibraryEntry, library: LoraLibrary) -> str:
     return entry.name if library.find(entry.name) is entry else library.shortest_name(entry)
 
 
@@ -123,7 +123,7 @@ def runs_in_library(library: LoraLibrary) -> Mapping[str, tuple[RunFile, ...]]:
     Returns:
         Run → its files, with the names that a prompt uses.
     """
-    names = {entry.relative_name: _name(entry, library) for entry in library.entries}
+    names = {entry.relative_name: _name_in_prompts(entry, library) for entry in library.entries}
     found = group_by_run(names)
     return {run: tuple(replace(file, name=names[file.name]) for file in files) for run, files in found.items()}
 

@@ -24,6 +24,7 @@ from ..inject import find_layer_targets
 from ..message_help import report_error
 from .compare_command import OMITTED_OPTIONS
 from .generate_command import generate_parser as generate_parser
+from .generate_command import settings_from_options
 from .image_renderer import StandaloneImageRenderer
 from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(argv))
     own = {name: given.pop(name) for name in ("lora", "layout", "way", "seeds", "keep", "name", "batch", "out")}
     as_json = given.pop("json")
-    settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
+    settings = settings_from_options(given)
     try:
         map_file, found = save_block_analysis(settings, **own)
     except LoraError as error:

@@ -33,8 +33,9 @@ from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
 from ..host.standalone.sampling import parse_sampling_plan
 from ..message_help import report_error
-from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
+from ..prompt_warnings import tag_warnings
 from .generate_command import generate_parser as generate_parser
+from .generate_command import settings_from_options
 from .image_renderer import StandaloneImageRenderer
 from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(compare_parser().parse_args(argv))
     own = {name: given.pop(name) for name in ("x", "y", "z", "lora", "images", "clip", "no_scores", "out", "json")}
     batch, images = given.pop("batch"), own.pop("images")
-    settings = Settings(**{**given, **{name: tuple(given[name]) for name in given if isinstance(given[name], list)}})
+    settings = settings_from_options(given)
     try:
         training = find_training_images(images) if images else ()
         rank = int(os.environ.get("RANK") or 0)
@@ -169,10 +170,7 @@ def compare(
             planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
     if unknown:
         planned = _without_tags(planned, unknown)
-    for text in (
-        *unread_tag_warnings(image_spec.prompt, image_spec.negative_prompt),
-        *bracketed_tag_warnings(image_spec.prompt),
-    ):
+    for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
         print_text(text, file=sys.stderr)
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,21 @@ def generate_parser(
     return parser
 
 
+def settings_from_options(options: Mapping[str, Any]) -> Settings:
+    """The settings of a parsed command line.
+
+    Args:
+        options: name → value, those of `generate_parser` alone.
+    """
+    folders = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+    return Settings(**{**options, **folders})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, or 2 after an error, which is one line on standard error."""
     given = vars(generate_parser().parse_args(argv))
     out, as_json = given.pop("out"), given.pop("json")
-    folders = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    settings = Settings(**{**given, **folders})
+    settings = settings_from_options(given)
     report = GenerationReport()
     try:
         check_output_folder(out, "--out")

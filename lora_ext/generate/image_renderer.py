@@ -15,7 +15,7 @@ from ..file.lora_library import LoraLibrary
 from ..fit_report import FitReport, check_fits
 from ..host import infotext
 from ..host.memory_estimate import generation_bytes, network_itemsize
-from ..host.standalone.embeddings import bundled_embeddings, embeddings_in_folders
+from ..host.standalone.embeddings import EmbeddingTable, bundled_embeddings, embeddings_in_folders
 from ..host.standalone.loader import StandaloneModel
 from ..host.standalone.prompt_editing import PassSteps, parse_and_prompts, parse_prompt_editing
 from ..host.standalone.prompt_encoding import tokenize_prompt
@@ -89,9 +89,7 @@ class StandaloneImageRenderer:
         entries = (parse_lora_tags(image_spec.prompt)[0], image_spec.negative_prompt, names)
         if entries not in self._chunks:
             text, specs = self._resolve_tags(image_spec)
-            known = self.model.embedding_table(
-                [*self._folder_embeddings, *bundled_embeddings(spec.file for spec in specs)]
-            )
+            known = self._embedding_table(specs)
             texts = text, image_spec.negative_prompt
             self._chunks[entries] = tuple(len(tokenize_prompt(part, self.model.tokenizer, known)) for part in texts)
         return (*image_spec.batch_key(), *self._chunks[entries])
@@ -144,13 +142,14 @@ class StandaloneImageRenderer:
         ]
         return parse_lora_tags(image_spec.prompt)[0], specs
 
+    def _embedding_table(self, specs: Sequence[AdapterSpec]) -> EmbeddingTable:
+        """The embeddings that a prompt with these files may name."""
+        return self.model.embedding_table([*self._folder_embeddings, *bundled_embeddings(s.file for s in specs)])
+
     def _generate_batch(self, image_specs: Sequence[ImageSpec], on_step: DenoisingCallback) -> list[Image.Image]:
         settings_per_image = [self._settings(image_spec) for image_spec in image_specs]
         texts, specs = zip(*map(self._resolve_tags, image_specs), strict=True)
-        known = [
-            self.model.embedding_table([*self._folder_embeddings, *bundled_embeddings(spec.file for spec in own)])
-            for own in specs
-        ]
+        known = [*map(self._embedding_table, specs)]
         first = settings_per_image[0]
         size = (first.width, first.height)
         negatives = [image_spec.negative_prompt for image_spec in image_specs]

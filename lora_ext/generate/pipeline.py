@@ -141,17 +141,13 @@ def generate(
     prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))
-    known_tags: list[LoraTag] = []
-    for tag in prompt.tags:
-        with _tag_errors_as_notes(report, strict):
-            library.find(tag.name)
-            known_tags.append(tag)
+    with_file = _tags_with_file(prompt.tags, library, report, strict)  # before the model, which takes seconds to load
     init = _load_init_image(settings.init_image)
     model = model or load_settings_model(settings)
     settings = with_size_and_seed(settings, model, init)
     presets = presets or Presets()
     found: list[tuple[LoraTag, AdapterSpec]] = []
-    for tag in known_tags:
+    for tag in with_file:
         with _tag_errors_as_notes(report, strict):
             spec = resolve_tag(tag, library, presets, seed=settings.seed)
             found.append((tag, replace(spec, region=masks.loaded(spec.region))))
@@ -188,6 +184,18 @@ def generate(
                 images.append(image)
     report.notes += trace.lines() if trace else []
     return images
+
+
+def _tags_with_file(
+    tags: Sequence[LoraTag], library: LoraLibrary, report: GenerationReport, strict: bool
+) -> list[LoraTag]:
+    """The tags whose file the library has; the others become notes, or an error if `strict`."""
+    found: list[LoraTag] = []
+    for tag in tags:
+        with _tag_errors_as_notes(report, strict):
+            library.find(tag.name)
+            found.append(tag)
+    return found
 
 
 def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationReport, strict: bool) -> RegionalPrompt:

@@ -94,7 +94,7 @@ class Settings(ImageSettings):
         )
         broken = next((text for holds, text in rules if not holds), None)
         if broken:
-            raise LoraError(broken if broken.startswith("unknown") else f"{broken}; got {self._values(broken)}")
+            raise LoraError(broken if broken.startswith("unknown") else f"{broken}; got {self._format_values(broken)}")
         parse_sampling_plan(self.sampler, self.scheduler, self.steps)
         return self
 
@@ -103,7 +103,7 @@ class Settings(ImageSettings):
         """(width, height)."""
         return self.width, self.height
 
-    def _values(self, rule: str) -> str:
+    def _format_values(self, rule: str) -> str:
         """Formats the values that a rule is about, as `name=value`."""
         if rule.startswith("si"):
             return f"{self.width}x{self.height}"

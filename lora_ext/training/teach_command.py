@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(mark in args.name for mark in "/\\"):
         raise TrainError(f"--name {args.name!r} has a folder; give a name alone, and the folder by --output_dir")
     trigger = (args.trigger or args.name).strip()
-    scan = _scan(args.pictures)
+    scan = _scan_and_report(args.pictures)
     asked = recipe_from_arguments(args)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
     suggested = _suggested_settings(args, asked, model, scan, trigger)
@@ -81,7 +81,7 @@ def _suggested_settings(
     return found.settings | (offer.settings if offer.choice.value or wish == "yes" else {})
 
 
-def _scan(pictures: Path) -> DatasetScan:
+def _scan_and_report(pictures: Path) -> DatasetScan:
     """The pictures; names those that cannot be read and those that are there twice. Raises TrainError."""
     scan = scan_picture_folder(pictures)
     for sentence in scan.skipped:

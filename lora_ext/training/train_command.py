@@ -172,7 +172,7 @@ def _run(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableMod
                 print_text(path)
         print_text(f"{result.steps} steps in {format_clock(result.seconds)}, loss {result.loss:.4f}", file=sys.stderr)
     if process_group.is_main:
-        compared = _compared(recipe, result, args) if args.compare and not result.stopped else None
+        compared = _compare_epochs(recipe, result, args) if args.compare and not result.stopped else None
         if args.json:
             printed = {**training_result_as_json(result), "processes": process_group.world_size, "compared": compared}
             print_text(json.dumps(printed, default=str, ensure_ascii=False))
@@ -187,7 +187,7 @@ def recipe_from_lora_file(path: Path) -> Recipe:
     return Recipe(**settings)
 
 
-def _compared(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) -> ComparisonSummary | None:
+def _compare_epochs(recipe: Recipe, result: TrainingResult, args: argparse.Namespace) -> ComparisonSummary | None:
     """Builds the sheet of epochs and weights; None with a message if that fails, which does not affect the training."""
     try:
         made = epoch_comparison.build_epoch_comparison(

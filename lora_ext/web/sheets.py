@@ -26,7 +26,7 @@ from ..file.saving import check_not_linked, replacing_file
 from ..generate.compare_command import create_scorer
 from ..jobs import MODEL_LANE, Job, JobSummary
 from ..json_text import parse_json
-from ..prompt_warnings import bracketed_tag_warnings, unread_tag_warnings
+from ..prompt_warnings import tag_warnings
 from ..training.epoch_comparison import epoch_comparison, training_image_paths
 from .app_state import AppState
 from .dataset_browser import dataset_folder
@@ -117,10 +117,7 @@ class SheetService:
         check_not_linked(folder, self.app_state.folders.outputs)
         scorer, store = create_scorer(self._training_images(options)), CellStore(folder)
         store.create_folder()
-        for text in (
-            *unread_tag_warnings(options.prompt, options.negative_prompt),
-            *bracketed_tag_warnings(options.prompt),
-        ):
+        for text in tag_warnings(options.prompt, options.negative_prompt):
             job.notify(text)
         with replacing_file(folder / _ASKED, overwrite=True) as part:
             part.write_text(json.dumps(dict(options)), encoding="utf-8")
