@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from ui.program import ROOT
 
 ALIKE = 4.0
 """Of 255, the mean of a tile of 32 × 32 pixels: compression makes up to 3, one other letter in docs/states 7."""
+ALIKE_IN_RECORDINGS = 6.0
+"""The same for frames, whose compression also depends on the frames before: 4.2 was seen."""
 LISTING = "LORA_EXT_KEPT_PICTURES"
 """Environment variable: a file to which the path of each picture is added that is made, written or as before."""
 DAY = 1_790_000_000
@@ -59,27 +60,26 @@ def with_one_seed(page: Any) -> None:
     page.route(re.compile(r"/v1/train$"), sent_with_it)
 
 
-def is_alike(one: Image.Image, other: Image.Image) -> bool:
+def is_alike(one: Image.Image, other: Image.Image, most: float = ALIKE) -> bool:
     """Whether no tile of two pictures differs by more than the compression makes."""
     if one.size != other.size:
         return False
     apart = ImageChops.difference(one, other)
     tiles = ((x, y, x + 32, y + 32) for x in range(0, one.width, 32) for y in range(0, one.height, 32))
-    return all(max(ImageStat.Stat(apart.crop(tile)).mean) <= ALIKE for tile in tiles)
+    return all(max(ImageStat.Stat(apart.crop(tile)).mean) <= most for tile in tiles)
 
 
-def shows(path: Path, scenes: Iterable[Image.Image], **options: Any) -> bool:
-    """Whether a recording shows some pictures, one after the other. options: Pillow's, for their format."""
-    with Image.open(path) as recording:
-        frames = (frame.convert("RGB") for frame in ImageSequence.Iterator(recording))
-        return all(any(is_alike(_packed(scene, path, **options), frame) for frame in frames) for scene in scenes)
+def shows(path: Path, recording: bytes, scene: float) -> bool:
+    """Whether a kept recording shows what another one shows for some milliseconds or more, one after the other."""
+    with Image.open(path) as kept, Image.open(io.BytesIO(recording)) as made:
+        frames = (frame.convert("RGB") for frame in ImageSequence.Iterator(kept))
+        scenes = (frame.convert("RGB") for frame in ImageSequence.Iterator(made) if _milliseconds(frame) >= scene)
+        return all(any(is_alike(one, frame, ALIKE_IN_RECORDINGS) for frame in frames) for one in scenes)
 
 
-def _packed(image: Image.Image, path: Path, **options: Any) -> Image.Image:
-    """A picture as it would be read from a file."""
-    packed = io.BytesIO()
-    image.save(packed, path.suffix[1:], **options)
-    return Image.open(packed).convert("RGB")
+def _milliseconds(frame: Image.Image) -> float:
+    frame.load()  # before, it is the time of the frame before
+    return float(frame.info["duration"])
 
 
 def keep(image: Image.Image, path: Path, **options: Any) -> bool:

@@ -106,15 +106,15 @@ class Recorder:
         """Writes the still and the recording, where one of them shows something else than before."""
         path = RECORDINGS / f"{name}.webp"
         is_new = keep(self.frames[-1], path.with_name(f"{name}-still.webp"), quality=QUALITY, method=6)
-        # what is shown for less, such as how far a job is, differs from run to run
-        scenes = [frame for frame, shown in zip(self.frames, self.times, strict=True) if shown >= SCENE]
-        if not is_new and path.exists() and shows(path, scenes, quality=QUALITY, method=4):
-            return print(f"{path.relative_to(ROOT)}: as before", flush=True)
-        first, *rest = self.frames
+        made, (first, *rest) = io.BytesIO(), self.frames
         first.save(
-            path, save_all=True, append_images=rest, duration=self.times, loop=0, quality=QUALITY, method=4,
+            made, "WEBP", save_all=True, append_images=rest, duration=self.times, loop=0, quality=QUALITY, method=4,
             minimize_size=True, allow_mixed=True,
         )  # fmt: skip
+        # what is shown for less, such as how far a job is, differs from run to run
+        if not is_new and path.exists() and shows(path, made.getvalue(), SCENE):
+            return print(f"{path.relative_to(ROOT)}: as before", flush=True)
+        path.write_bytes(made.getvalue())
         size, seconds = path.stat().st_size // 1024, sum(self.times) / 1000
         print(f"{path.relative_to(ROOT)}: {len(self.frames)} frames, {seconds:.0f} s, {size} KB", flush=True)
 

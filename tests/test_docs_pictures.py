@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pictures
@@ -39,6 +40,14 @@ def test_a_recording_is_judged_by_all_that_it_shows_for_long(tmp_path: Path) -> 
     for number, scene in enumerate(scenes):
         ImageDraw.Draw(scene).rectangle((4 + 20 * number, 8, 20 + 20 * number, 40), "navy")
     path, (first, second, third, other) = tmp_path / "a.webp", scenes
-    first.save(path, save_all=True, append_images=[second, third], duration=500, quality=85)
-    assert shows(path, [first, second, third], quality=85) and shows(path, [first, third], quality=85)
-    assert not shows(path, [first, other, third], quality=85) and not shows(path, [second, first, third], quality=85)
+
+    def recorded(*frames: Image.Image, shown: tuple[int, ...] = ()) -> bytes:
+        made, (one, *rest) = io.BytesIO(), frames
+        times = [*shown] or [1000] * len(frames)
+        one.save(made, "WEBP", save_all=True, append_images=rest, duration=times, quality=85)
+        return made.getvalue()
+
+    path.write_bytes(recorded(first, second, third))
+    assert shows(path, recorded(first, second, third), 900) and shows(path, recorded(first, third), 900)
+    assert shows(path, recorded(first, other, third, shown=(1000, 100, 1000)), 900)
+    assert not shows(path, recorded(first, other, third), 900) and not shows(path, recorded(second, first), 900)
