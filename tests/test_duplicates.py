@@ -108,6 +108,8 @@ def test_files_that_cannot_be_sketched_are_compared_by_their_bytes(tmp_path: Pat
     report = find_duplicates(sorted(tmp_path.iterdir()))
     assert [sorted(file.path.stem for file in group) for group in report.groups] == [["dora", "dora copy"]]
     assert report.by_content_alone == 1
+    assert (report.files, report.unreadable) == (2, [tmp_path / "bad.safetensors"])
+    assert f"cannot be read: {tmp_path / 'bad.safetensors'}" in duplicates.format_duplicates(report)
 
 
 DORA = {

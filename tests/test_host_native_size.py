@@ -121,12 +121,16 @@ def test_no_other_file_decides_on_a_side() -> None:
     assert found <= {"host/native_size.py", "host/a1111/model_kind.py"}
 
 
-def test_the_default_resolution_is_reported_where_the_model_is_larger(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_default_resolution_is_reported_where_the_model_has_another(tmp_path: Path, monkeypatch: Any) -> None:
     host, said = tiny_model(), list[str]()
     monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     made = recipe(pictures(tmp_path / "data"), tmp_path / "out")
     setup.check_model(replace(made, resolution="512"), host, said.append)
     assert said == ["resolution is 512, but this model was trained at 768; set resolution 768"]
+    monkeypatch.setattr(StandaloneTrainableModel, "native_size", 64)
+    setup.check_model(replace(made, resolution="512"), host, said.append)
+    assert said.pop() == "resolution is 512, but this model was trained at 64; set resolution 64"
+    monkeypatch.setattr(StandaloneTrainableModel, "native_size", 768)
     for other in (made, replace(made, resolution="640"), replace(made, resolution="512", dataset_config="x.toml")):
         setup.check_model(other, host, said.append)
     assert len(said) == 1 and Recipe().resolution == "512" and torch.is_tensor(host.alphas_cumprod)

@@ -147,7 +147,7 @@ def test_truncated_pictures_are_named(tmp_path: Path, suffix: str, part: float, 
 
 def test_a_text_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello", encoding="utf-8")
-    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read: it is not a picture"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read: it is damaged, or of a kind"):
         load_training_image(tmp_path / "a.jpg")
 
 

@@ -51,12 +51,14 @@ class DuplicateReport:
         groups: Each with the file of the highest rank and precision first.
         files: How many files were compared.
         by_content_alone: How many of them were compared by their bytes alone, since what they change depends on the
-            base model's weights, or since they cannot be read.
+            base model's weights, or since their tensors cannot be read.
+        unreadable: Files without a readable header; they are not among those compared.
     """
 
     groups: list[list[DuplicateFile]]
     files: int
     by_content_alone: int
+    unreadable: list[Path]
 
 
 def find_duplicates(
@@ -93,7 +95,9 @@ def find_duplicates(
     groups = [_group(head, others, copies) for head, others in _related_files(sketches, track)]
     taken = {file.path for group in groups for file in group}
     groups += [_group(head, [], copies) for head in heads if head not in taken and copies[head]]
-    return DuplicateReport(groups, len(paths), len(heads) - len(sketches))
+    read = {path for group in identical for path in group}
+    unreadable = [path for path in paths if path not in read]
+    return DuplicateReport(groups, len(read), len(heads) - len(sketches), unreadable)
 
 
 def _without_links(paths: Sequence[Path]) -> list[Path]:
@@ -215,7 +219,9 @@ def format_duplicates(report: DuplicateReport) -> str:
             lines.append(f"{'  ' if number else ''}{file.path}  ({about})")
         lines.append("")
     found = sum(map(len, report.groups))
-    lines.append(f"{report.files} files compared; {found} of them in {len(report.groups)} groups of the same network.")
+    many = "group" if len(report.groups) == 1 else "groups"
+    lines.append(f"{report.files} files compared; {found} of them in {len(report.groups)} {many} of the same network.")
+    lines += (f"not compared, since it cannot be read: {path}" for path in report.unreadable)
     if report.by_content_alone:
         lines.append(f"{report.by_content_alone} files were compared by their bytes alone.")
     return "\n".join(lines) + "\n"

@@ -87,7 +87,8 @@ def _scan_and_report(pictures: Path) -> DatasetScan:
     for sentence in scan.skipped:
         print_text(sentence, file=sys.stderr)
     for path, first in duplicate_pictures(scan):
-        print_text(f"{path.name} is the same picture as {first.name}", file=sys.stderr)
+        told = f"{path.name} is the same picture as {first.name}, and counts twice; delete one of them"
+        print_text(told, file=sys.stderr)
     return scan
 
 

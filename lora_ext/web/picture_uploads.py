@@ -160,7 +160,7 @@ def _check_format(data: bytes) -> None:
         with Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN]):
             return
     except Exception:  # decoders have many words for a damaged file
-        raise UnreadableImage("it is not a picture that the installed Pillow can decode") from None
+        raise UnreadableImage("it is damaged, or of a kind that cannot be read here; save it as JPEG or PNG") from None
 
 
 def _add(

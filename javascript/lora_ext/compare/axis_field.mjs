@@ -33,6 +33,12 @@ export function joinAxis(kind, values) {
 export const exampleValues = ({ name, example }) => example.split(" or ")[0].slice(name.length).replace(/^:/, "");
 
 /**
+ * All examples of a kind as the field of its values takes them: "0-1(+0.2) or 0.5,1".
+ * @param {AxisKind} kind
+ */
+const examples = ({ name, example }) => example.replaceAll(`${name}:`, "");
+
+/**
  * @param {AxisKind[]} kinds
  * @param {string} text the axis at first
  * @param {string} label
@@ -59,7 +65,7 @@ export function axisField(kinds, text, label, tip) {
     const hint = h("small", {});
     const showHint = () => {
         const found = chosen();
-        hint.textContent = found ? t("for example {0}", found.example) : "";
+        hint.textContent = found ? t("for example {0}", examples(found)) : "";
         values.disabled = !found;
     };
     showHint();

@@ -8,7 +8,7 @@ export const SERVER_SENTENCES = [
     "{0} is not a picture",
     "a picture of {0}×{1} is too large; give at most {2} million pixels",
     "the file is not a PNG, JPEG or WebP picture",
-    "it is not a picture that the installed Pillow can decode",
+    "it is damaged, or of a kind that cannot be read here; save it as JPEG or PNG",
     "it is encrypted",
     "it is damaged in the zip",
     "it is no zip, or a damaged one",

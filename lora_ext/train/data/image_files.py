@@ -164,7 +164,7 @@ def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
 
 def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is not a picture that the installed Pillow can decode ({path.suffix})"
+        return f"it is damaged, or of a kind that cannot be read here ({path.suffix}); save it as JPEG or PNG"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -12,6 +12,7 @@ from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset
 from ..data.picture_edit import picture_edit_path
+from ..data.prompt_dataset import PromptDataset
 from ..network.layer_targets import count_by_sort, trained_layers
 from .cost_estimate import BYTES_IN_GIB, CostEstimate, estimate_cost, format_rough_duration
 
@@ -251,7 +252,7 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     without_text = sum(not p.caption for p in train)
     if without_text == len(train) and not recipe.caption_prefix:
         yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
-    elif without_text:
+    elif without_text and not isinstance(data, PromptDataset):  # there an empty prompt is meant
         yield f"{without_text} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one"
     small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
     if small:

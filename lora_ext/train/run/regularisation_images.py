@@ -155,7 +155,7 @@ def generate_missing_images(
         How many were generated.
     """
     done = 0
-    for item in track(wanted, "generating missing pictures"):
+    for item in track(wanted, "drawing regularisation pictures"):
         if cancelled():
             break
         image = generate_sample(

@@ -66,7 +66,7 @@ def check_model(recipe: Recipe, model: TrainableModel, notify: Callable[[str], N
     """Checks that the model is the one the recipe describes and that the optimizer is installed. Raises TrainError."""
     if recipe.v2 and model.family != "SD2":
         raise TrainError(f"v2 is set, but the model is {model.family}; leave v2 out, it is detected")
-    if recipe.resolution == Recipe.resolution and not recipe.dataset_config and model.native_size > recipe.size()[0]:
+    if recipe.resolution == Recipe.resolution and not recipe.dataset_config and model.native_size != recipe.size()[0]:
         side = model.native_size
         notify(f"resolution is {recipe.resolution}, but this model was trained at {side}; set resolution {side}")
     # a missing library or picture is reported now, before images are encoded or a token is trained
