@@ -232,12 +232,12 @@ def unused_rule_notes(blocks: BlockWeights, layers: Iterable[LayerId]) -> list[s
     if not blocks.rules:
         return []
     rows = [(layer_id.block, element_rule_names(layer_id)) for layer_id in layers]
-    words = {word for _, names in rows for name in names for word in name.split("_") if word.isalpha()}
+    parts = {part.rstrip("0123456789") for _, names in rows for name in names for part in name.split("_")}
     notes = []
     for rule in blocks.rules:
         if not any(rule.applies_to(block, names) for block, names in rows):
             unknown = next((e for e in rule.elements if not any(e in name for _, names in rows for name in names)), "")
-            hint = did_you_mean(unknown, words) if unknown else ""
+            hint = did_you_mean(unknown, filter(str.isalpha, parts)) if unknown else ""
             notes.append(f"the rule {rule.text.strip()!r} applies to no layer of the file{hint}")
     return notes
 

@@ -40,12 +40,14 @@ SHAPES = ("circle", "square", "cross", "diamond")
 CIRCLE, RING = "a red circle on a blue background", "a large cyan ring on a black background"
 TRIANGLE, SQUARE = "a green triangle on white", "a yellow square on a purple background"
 ON_GREEN = "a yellow square on a green background"
+WEAK_OUT = "lbw=1,1,1,1,1,1,1,1,.6,.6,.6,.6,.6,.6,.6,.6,.6"
+"""The cookbook's block weights: output blocks at 0.6."""
 SHEETS = {
     "first-pictures": ([CIRCLE, SQUARE], ["", "<lora:striped:1>"]),
-    "overtrained": ([TRIANGLE, RING], ["", *(f"<lora:framed:{w}>" for w in (0.4, 0.6, 0.8, 1))]),
+    "overtrained": ([TRIANGLE, RING], ["", *(f"<lora:framed:{w}>" for w in (0.6, 0.9, 1.2, 1.6))]),
     "tamed": (
         [TRIANGLE, RING],
-        [f"<lora:framed:{w}>" for w in ("1", "0@0.2,1@0.8", "1:lbw=OUTALL", "0@0.2,1@0.8:lbw=OUTALL")],
+        [f"<lora:framed:{w}>" for w in ("1.6", "1.6@0,0.8@0.6", f"1.6:{WEAK_OUT}", f"1.6@0,0.8@0.6:{WEAK_OUT}")],
     ),
 }
 """Name → (prompts of the rows, tags of the columns): pictures by the small model's own LoRA files."""

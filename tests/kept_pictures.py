@@ -82,11 +82,16 @@ def _milliseconds(frame: Image.Image) -> float:
     return float(frame.info["duration"])
 
 
-def keep(image: Image.Image, path: Path, **options: Any) -> bool:
-    """Writes a picture where it differs from the kept one, and returns whether. options: Pillow's, for the format."""
+def note_made(path: Path) -> None:
+    """Adds a picture's path to the list of those that were made, where `LISTING` asks for one."""
     if listing := os.environ.get(LISTING):
         with Path(listing).open("a", encoding="utf-8") as file:
             file.write(f"{path.resolve()}\n")
+
+
+def keep(image: Image.Image, path: Path, **options: Any) -> bool:
+    """Writes a picture where it differs from the kept one, and returns whether. options: Pillow's, for the format."""
+    note_made(path)
     packed = io.BytesIO()
     image.save(packed, path.suffix[1:], **options)
     if path.exists() and is_alike(*(Image.open(one).convert("RGB") for one in (packed, path))):

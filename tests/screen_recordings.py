@@ -18,7 +18,7 @@ from typing import Any
 
 from chromium import started
 from guide_pictures import photos
-from kept_pictures import keep, shows, steady, with_one_seed
+from kept_pictures import keep, note_made, shows, steady, with_one_seed
 from PIL import Image, ImageDraw
 from ui.program import ROOT, Server
 from ui.steps import choose, go, until
@@ -105,6 +105,7 @@ class Recorder:
     def save(self, name: str) -> None:
         """Writes the still and the recording, where one of them shows something else than before."""
         path = RECORDINGS / f"{name}.webp"
+        note_made(path)
         is_new = keep(self.frames[-1], path.with_name(f"{name}-still.webp"), quality=QUALITY, method=6)
         made, (first, *rest) = io.BytesIO(), self.frames
         first.save(
