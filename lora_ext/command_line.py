@@ -53,9 +53,17 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses as argparse does; an argument that nothing takes is named with the option before it."""
         found, rest = self.parse_known_args(args, namespace)
+        self.refuse_extra(rest)
+        return found
+
+    def refuse_extra(self, rest: Sequence[str]) -> None:
+        """Exits with status 2 where arguments are left that nothing takes; the first is named.
+
+        Args:
+            rest: those arguments.
+        """
         if rest:
             self.error(extra_argument_text(rest[0], self._given, self._option_string_actions))
-        return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

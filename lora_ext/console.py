@@ -58,18 +58,18 @@ def escape_control_characters(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def single_line(text: object, limit: int = 200) -> str:
+def single_line(text: object, limit: int | None = 200) -> str:
     """One line of a text from a file, which may hold anything.
 
     Args:
         text: what is shown as text.
-        limit: the most characters before it is cut.
+        limit: the most characters before it is cut; None for all.
 
     Returns:
         The text without line breaks and control characters.
     """
     line = escape_control_characters(" ".join(str(text).split()))
-    return line if len(line) <= limit else line[:limit] + "…"
+    return line if limit is None or len(line) <= limit else line[:limit] + "…"
 
 
 def make_output_safe() -> None:

@@ -85,10 +85,8 @@ def parse_key_values(texts: Iterable[str]) -> dict[str, str]:
 
 def _format_metadata(metadata: Mapping[str, str], verbose: bool) -> str:
     """One line for each entry; long values are shortened unless `verbose`."""
-    lines = []
-    for key in sorted(metadata):
-        longest = len(metadata[key]) * 6 if verbose else 160
-        lines.append(f"{single_line(key)}: {single_line(metadata[key], longest)}")
+    longest = None if verbose else 160
+    lines = [f"{single_line(key)}: {single_line(metadata[key], longest)}" for key in sorted(metadata)]
     return "\n".join(lines or ["The file has no metadata."]) + "\n"
 
 

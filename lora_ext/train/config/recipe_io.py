@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...argument_errors import extra_argument_text
 from ...command_line import CommandParser
 from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import typed_path
@@ -313,8 +312,7 @@ class RecipeParser(CommandParser):
             )
         except TrainError as error:
             self.exit(2, f"lora-ext: {error}\n")
-        if rest:
-            self.error(extra_argument_text(rest[0], self._given, self._option_string_actions))
+        self.refuse_extra(rest)
         for name in given:
             delattr(found, name)
         return found
