@@ -133,6 +133,8 @@ def test_an_unknown_name_is_reported_as_on_the_command_line(api: Client) -> None
     assert said["error"] == "no LoRA is called 'onee'; did you mean 'one'?" and said["kind"] == "FileError"
     said = api("POST", "/preview", 422, json={"lora": "one", "promt": "a"})
     assert said["error"] == "promt is not a field of this request; did you mean 'prompt'?"
+    said = api("POST", "/preview", 422, json={"lora": "one", "steps": 2.7})
+    assert said["error"] == "steps must be a whole number"
 
 
 @pytest.mark.long

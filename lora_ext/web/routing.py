@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import VERSION, BaseModel, Field, validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,8 +24,23 @@ from .answer_schema import AnswerSchemas
 API_PREFIX = "/lora-ext/v1"
 
 
+class _FractionError(TypeError):
+    """A fraction where a whole number is due. code: what pydantic 1 calls the error."""
+
+    code = "integer"
+
+
 class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
     """A request's named fields; an unknown one is an error, and so is a number that is not finite."""
+
+    if VERSION.startswith("1."):  # which cuts 2.7 off at 2
+
+        @validator("*", pre=True, allow_reuse=True)  # type: ignore[type-var]
+        def _no_fraction(cls, value: object, field: Any) -> object:
+            whole = isinstance(field.type_, type) and issubclass(field.type_, int) and field.type_ is not bool
+            if whole and isinstance(value, float) and not value.is_integer():
+                raise _FractionError
+            return value
 
 
 class SamplingRequest(RequestBody):

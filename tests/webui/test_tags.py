@@ -159,6 +159,7 @@ def test_weights_of_the_hires_pass(webui: WebUI) -> None:
     ("bad", "told"),
     [
         ("<lora:nowhere:1>", "nowhere"),
+        ("<lora: lierla:1>", "' lierla'; did you mean 'lierla'"),  # neither does the web UI find it
         ("<lora:lierla:strong>", "strong"),
         ("<lora:lierla:1:lbw=0,1,2>", "3 block weights"),
         ("<lora:lierla:1:colour=red>", "colour"),
