@@ -55,7 +55,7 @@ class JobSummary:
         lane: The queue that it is in: "model" (one job at a time) or "files" (several).
         done: How much is done, in whatever unit `total` has.
         total: How much there is to do; 0 while that is not known.
-        text: What the job does now.
+        text: The stage that the job is in; empty where `left` is of the whole work.
         error: Why it failed; null where it did not.
         created: When it was queued, in seconds since 1970.
         started: When it started; null while it waits.
@@ -69,7 +69,7 @@ class JobSummary:
     title: str
     lane: str
     state: JobState
-    done: int
+    done: float
     total: int
     text: str
     error: str | None
@@ -115,6 +115,7 @@ class Job:
         created: when it was queued.
         started: when it started; None while it waits.
         seconds_left: the work's own estimate; None leaves it to `left`.
+        stage_start: when the present stage began, and at how much done; None where it is the first.
         ended: when it ended; None before.
         stop_event: set when the user cancels it.
         is_discarded: whether it was cancelled without saving what can be resumed.
@@ -126,7 +127,7 @@ class Job:
     title: str
     lane: str
     state: JobState = JOB_WAITING
-    done: int = 0
+    done: float = 0
     total: int = 0
     text: str = ""
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
@@ -137,26 +138,34 @@ class Job:
     started: float | None = None
     seconds_left: float | None = None
     """To go, where the work itself knows better than from how far it is."""
+    stage_start: tuple[float, float] | None = None
+    """A stage counts anew: its speed tells nothing of another's."""
     ended: float | None = None
     stop_event: threading.Event = field(default_factory=threading.Event)
     is_discarded: bool = False
     """Whether it was stopped without saving what it could save."""
     ended_event: threading.Event = field(default_factory=threading.Event)
 
-    def progress(self, done: int, total: int, text: str = "") -> None:
+    def progress(self, done: float, total: int, text: str = "") -> None:
         """Reports how far the work is.
 
         Args:
-            done: how much is done.
+            done: how much is done; a fraction where the unit is long.
             total: how much there is to do.
             text: what the job does now.
 
         Raises:
             JobCancelledError: the user has cancelled the job.
         """
-        self.done, self.total, self.text = done, total, text
+        self.show_progress(done, total, text)
         if self.stop_event.is_set():
             raise JobCancelledError
+
+    def show_progress(self, done: float, total: int, text: str = "") -> None:
+        """As `progress`, for work that asks by itself whether it was cancelled."""
+        if total != self.total or done < self.done:
+            self.stage_start = (time.time(), done)
+        self.done, self.total, self.text = done, total, text
 
     def cancelled(self) -> bool:
         """Whether the user asked to stop."""
@@ -172,17 +181,20 @@ class Job:
 
     @property
     def left(self) -> float | None:
-        """Seconds to go, by the work's own estimate or at the present speed; None where unknown."""
+        """Seconds to go, by the work's own estimate, or of the present stage at its speed; None where unknown."""
         if self.state != JOB_RUNNING or self.started is None or not 0 < self.done < self.total:
             return None
         if self.seconds_left is not None:
             return self.seconds_left
-        return (time.time() - self.started) / self.done * (self.total - self.done)
+        began, first = self.stage_start or (self.started, 0)
+        return (time.time() - began) / (self.done - first) * (self.total - self.done) if self.done > first else None
 
     def summary(self) -> JobSummary:
         """The job as a list shows it."""
         names = ("id", "kind", "title", "lane", "state", "done", "total", "text", "error", "created", "started")
         shown = {name: getattr(self, name) for name in (*names, "ended", "left")}
+        if self.seconds_left is not None:
+            shown["text"] = ""  # it names the stage that `left` is about, and this is of the whole work
         return JobSummary(**shown, stopping=self.stop_event.is_set() and self.state not in JOB_ENDED_STATES)
 
     def details(self) -> JobDetails:

@@ -203,6 +203,15 @@ def test_only_so_many_are_kept() -> None:
     assert len(jobs.list_jobs()) <= 6
 
 
+def test_time_left_of_a_later_stage_is_told_from_that_stage_alone() -> None:
+    job = Job("1", "a", "a", FILES_LANE, state=JOB_RUNNING, started=time.time() - 600)
+    job.progress(99, 100, "drawing regularisation pictures")
+    job.progress(0, 20, "caching latents")
+    assert job.left is None
+    job.progress(1, 20, "caching latents")
+    assert job.left is not None and job.left < 5
+
+
 def test_time_left() -> None:
     job = Job("1", "a", "a", FILES_LANE, state=JOB_RUNNING, started=time.time() - 10, done=1, total=3)
     assert job.left == pytest.approx(20, abs=1)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from PIL import Image
-from test_web import Client
+from test_web import Client, lora
 
 from lora_ext.embedded import CHECKPOINT
 
@@ -136,6 +136,14 @@ def test_a_cells_tag_goes_into_a_prompt(api: Client) -> None:
         made = api("POST", "/compare/prompt", json={"tag": "<lora:mine-000001:0.4>", "prompt": prompt})
         assert made == {"prompt": expected}
     api("POST", "/compare/prompt", 400, json={"tag": "none"})
+    lora(api.root / "loras" / "star.safetensors", **{"modelspec.trigger_phrase": "red star"})
+    api.app_state.refresh_library()
+    for prompt, expected in (
+        ("a cat", "a cat <lora:star:1> red star"),
+        ("a Red Star <lora:star:0.4>", "a Red Star <lora:star:1>"),
+    ):
+        made = api("POST", "/compare/prompt", json={"tag": "<lora:star:1>", "prompt": prompt})
+        assert made == {"prompt": expected}
 
 
 @pytest.mark.parametrize("way", ["norms", "raised"])

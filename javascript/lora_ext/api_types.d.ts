@@ -465,7 +465,7 @@ export interface JobAnswer {
     done: number;
     /** How much there is to do; 0 while that is not known. */
     total: number;
-    /** What the job does now. */
+    /** The stage that the job is in; empty where `left` is of the whole work. */
     text: string;
     /** Why it failed; null where it did not. */
     error: string | null;
@@ -511,7 +511,7 @@ export interface JobSummary {
     done: number;
     /** How much there is to do; 0 while that is not known. */
     total: number;
-    /** What the job does now. */
+    /** The stage that the job is in; empty where `left` is of the whole work. */
     text: string;
     /** Why it failed; null where it did not. */
     error: string | null;
@@ -1166,7 +1166,7 @@ export interface SidecarInfo {
     description: string;
     /** The words that the web UI adds to the prompt. */
     activation_text: string;
-    /** Trigger words that a model site names. */
+    /** Trigger words that a model site names, or else the file itself. */
     trained_words: string[];
     /** The weight to use it with; None where none is given. */
     preferred_weight: number | null;

@@ -101,6 +101,11 @@ class SheetProgress:
     newest: list[str] = field(default_factory=list)
     batch_share: float = 0.0
 
+    @property
+    def done_with_batch(self) -> float:
+        """`done` and a part of a picture for the batch at work."""
+        return self.done + 0.99 * self.batch_share
+
 
 def tags_identity(image_spec: ImageSpec, library: LoraLibrary, presets: Presets) -> str:
     """What the tags of a picture depend on apart from their text, as a part of `ImageRenderer.identity`.

@@ -57,7 +57,7 @@ class SidecarInfo:
         base_model: The base model as the site calls it.
         description: A description, without markup where a site wrote it.
         activation_text: The words that the web UI adds to the prompt.
-        trained_words: Trigger words that a model site names.
+        trained_words: Trigger words that a model site names, or else the file itself.
         preferred_weight: The weight to use it with; None where none is given.
         negative_text: Words for the negative prompt.
         notes: The user's notes.

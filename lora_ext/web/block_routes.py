@@ -82,7 +82,7 @@ def run_block_analysis_job(app_state: AppState, options: BlockAnalysisRequest, j
         )
 
         def watch(now: SheetProgress) -> None:
-            job.progress(now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing")
+            job.progress(now.done_with_batch, now.total, "drawing")
 
         job.text = "loading the model"
         with app_state.backend.open_renderer(options.checkpoint, app_state.library) as renderer:

@@ -247,7 +247,7 @@ def describe_dataset(
     """
 
     def show_progress(done: int, total: int, text: str) -> None:
-        job.done, job.total, job.text = done, total, text
+        job.show_progress(done, total, text)
 
     try:
         report = caption_folder(

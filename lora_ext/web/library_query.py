@@ -15,6 +15,7 @@ from ..file.lora_library import LibraryEntry
 from ..file.sidecar_files import SidecarInfo, search_text
 from .file_catalogue import FileCatalogue
 from .file_marks import FileMarks, FileMarksStore
+from .sidecar_index import trigger_phrase
 
 _AROUND = 60
 """Characters of a text that are shown before and after what was found in it."""
@@ -174,8 +175,7 @@ class LibrarySearch:
 
     def _searched(self, entry: LibraryEntry, marks: FileMarks) -> Iterable[tuple[str, str]]:
         tags = ", ".join(marks.tags)
-        phrase = entry.short_metadata.get("modelspec.trigger_phrase", "")
-        own = [("trigger words", phrase), ("tags", tags)]
+        own = [("trigger words", trigger_phrase(entry.short_metadata)), ("tags", tags)]
         return [*((where, text) for where, text in own if text), *search_text(self.info(entry))]
 
     def _has_words(self, file: _KnownFile, words: Iterable[str]) -> bool:

@@ -14,6 +14,7 @@ from ..inspect_file import InspectionReport, inspect_lora_file, inspection_warni
 from .app_state import AppState
 from .file_marks import FileMarks
 from .library_query import FoundText
+from .sidecar_index import trigger_phrase, with_trigger_phrase
 from .thumbnails import VIDEO_SUFFIXES, find_thumbnail
 
 
@@ -115,8 +116,7 @@ def library_row(app_state: AppState, entry: LibraryEntry, search: str = "") -> L
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """Trigger words as a trainer or a model site wrote them, and the most frequent caption tags after them."""
-    phrase = metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")
-    found = [word.strip() for word in phrase.split(",")] + list(top_tags(metadata, 12))
+    found = [word.strip() for word in trigger_phrase(metadata).split(",")] + list(top_tags(metadata, 12))
     return list(dict.fromkeys(word for word in found if word))[:16]
 
 
@@ -138,7 +138,7 @@ def inspect_library_file(app_state: AppState, name: str) -> LoraFileDetails:
     shown = {**vars(report), **vars(library_row(app_state, entry)), "path": entry.relative_name + entry.path.suffix}
     return LoraFileDetails(
         **shown,
-        about=load_sidecar_info(entry.path),
+        about=with_trigger_phrase(load_sidecar_info(entry.path), entry),
         words=trigger_words(report.metadata),
         warnings=[app_state.hide_folders(text) for text in inspection_warnings(report)],
         layouts=sizes,

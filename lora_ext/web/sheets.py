@@ -21,7 +21,7 @@ from ..compare.generate_cells import SheetProgress, SheetStopped
 from ..compare.image_spec import ImageSettings, ImageSpec, edit_tag
 from ..compare.scores import SCORES_FILE, find_training_images
 from ..compare.training_run_files import runs_in_library
-from ..errors import LoraError, PromptError, TrainError
+from ..errors import FileError, LoraError, PromptError, TrainError
 from ..file.saving import check_not_linked, replacing_file
 from ..generate.compare_command import create_scorer
 from ..jobs import MODEL_LANE, Job, JobSummary
@@ -30,6 +30,7 @@ from ..prompt_warnings import tag_warnings
 from ..training.epoch_comparison import epoch_comparison, training_image_paths
 from .app_state import AppState
 from .dataset_browser import dataset_folder
+from .prompt_insertion import insert_words
 from .routing import RequestBody, SamplingRequest
 from .sheet_answers import AxesAnswer, AxisExample, PastSheet, PastSheets, PromptText, SheetDetails, SheetLive
 from .training_runs import TrainingRuns
@@ -87,7 +88,7 @@ class SheetService:
     def start_job(self, options: SheetRequest) -> Job:
         """Queues a sheet. Raises LoraError about what cannot be."""
         planned = self.plan_sheet(options)
-        title = f"{planned.base.lora or 'sheet'}: {len(planned.cells)}"
+        title = planned.base.lora or "sheet"
         return self.app_state.jobs.start("compare", title, lambda job: self.build(options, job), lane=MODEL_LANE)
 
     def request_for_run(self, name: str) -> SheetRequest:
@@ -123,7 +124,7 @@ class SheetService:
             part.write_text(json.dumps(dict(options)), encoding="utf-8")
 
         def watch(now: SheetProgress) -> None:
-            job.done, job.total, job.text = now.done * 100 + round(99 * now.batch_share), now.total * 100, "drawing"
+            job.show_progress(now.done_with_batch, now.total, "drawing")
             found = (store.path(key) for key in now.newest)
             live: SheetLive = {
                 "folder": folder.name,
@@ -217,11 +218,14 @@ def register_sheet_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.post("/compare/prompt")
     def prompt(options: CellTagRequest) -> PromptText:
-        """The prompt with a cell's tag in the place of its run's, or at its end."""
+        """The prompt with a cell's tag in the place of its run's, or at its end, and the file's trigger words."""
         request = next(iter(ImageSpec(prompt=options.tag).tags()), None)
         if request is None:
             raise PromptError("the text has no <lora:…> tag")
-        return PromptText(edit_tag(options.prompt, request.name, lambda _: request))
+        text = edit_tag(options.prompt, request.name, lambda _: request)
+        with suppress(FileError):  # a file that is there no more still has its tag
+            text = insert_words(text, app_state.search.info(app_state.entry(request.name)).prompt_words)
+        return PromptText(text)
 
     @api.get("/compare/{folder}/scores.csv", response_class=Response)
     def table(folder: str) -> Response:

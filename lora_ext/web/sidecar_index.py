@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..file.folder_listing import FileStamp
@@ -46,9 +47,20 @@ class SidecarIndex:
         self.was_refreshed = True
 
     def info(self, entry: LibraryEntry) -> SidecarInfo:
-        """What is known of a file; nothing before the first look."""
+        """What is known of a file: before the first look, what its own metadata says of trigger words."""
         known = self._known.get(entry.path)
-        return known[1] if known else _NOTHING
+        return with_trigger_phrase(known[1] if known else _NOTHING, entry)
+
+
+def with_trigger_phrase(info: SidecarInfo, entry: LibraryEntry) -> SidecarInfo:
+    """Adds the trigger words of a file's own metadata where no model site names any."""
+    phrase = trigger_phrase(entry.short_metadata)
+    return replace(info, trained_words=(phrase,)) if phrase and not info.trained_words else info
+
+
+def trigger_phrase(metadata: Mapping[str, str]) -> str:
+    """The words that call what a file has learned, as its trainer wrote them into its metadata; "" where it did not."""
+    return (metadata.get("modelspec.trigger_phrase", "") or metadata.get("ss_trigger_words", "")).strip()
 
 
 def _stamps(folder: Path) -> dict[str, FileStamp]:

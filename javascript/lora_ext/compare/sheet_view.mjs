@@ -11,14 +11,27 @@ import { saidNote } from "../controls/error_note.mjs";
 /** @typedef {import("../api_types").SheetDetails} Sheet */
 /** @typedef {import("../api_types").SheetCell} SheetCell */
 
-/** How large the pictures are shown; remembered. @param {HTMLElement} table */
-function zoomField(table) {
+/** What a row's label and the gaps take of a sheet's width, in pixels. */
+const BESIDE = 90,
+    GAP = 5;
+/** Sizes of pictures that are set by themselves. */
+const LEAST = 64,
+    LARGEST = 116,
+    STEP = 4;
+
+/**
+ * How large the pictures are shown; remembered. Until it is chosen, so that all columns are seen where that leaves
+ * pictures of some size.
+ * @param {HTMLElement} table
+ * @param {number} columns
+ */
+function zoomField(table, columns) {
     const show = (/** @type {number} */ size) => table.style.setProperty("--cell", `${size}px`);
     const zoom = rangeField(t("Zoom"), {
         min: 48,
         max: 768,
-        step: 4,
-        value: loadStored("zoom", 116),
+        step: STEP,
+        value: loadStored("zoom", LARGEST),
         tip: t("How large the pictures are shown"),
         oninput: (size) => {
             show(size);
@@ -26,6 +39,15 @@ function zoomField(table) {
         },
     });
     show(zoom.get());
+    if (loadStored("zoom", 0)) return zoom;
+    const watch = new ResizeObserver(() => {
+        if (!table.clientWidth) return;
+        watch.disconnect();
+        const fitting = Math.floor((table.clientWidth - BESIDE) / columns - GAP);
+        zoom.set(Math.max(LEAST, Math.min(LARGEST, fitting - (fitting % STEP))));
+        show(zoom.get());
+    });
+    watch.observe(table);
     return zoom;
 }
 
@@ -205,8 +227,8 @@ export function sheetView(sheet) {
     };
     table.showPage(0);
     fill(sheet);
-    return Object.assign(stack(pageButtons(z, table.showPage), zoomField(table.element), table.element, about, tail), {
-        folder: sheet.folder,
-        fill,
-    });
+    return Object.assign(
+        stack(pageButtons(z, table.showPage), zoomField(table.element, xs.length), table.element, about, tail),
+        { folder: sheet.folder, fill },
+    );
 }

@@ -8,7 +8,7 @@ import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
 import { button, note } from "../controls/basic.mjs";
 import { openJob } from "./job_openers.mjs";
-import { barWidth, hasEnded, jobTitle, percentDone, stateName, timeLeft } from "./job_state.mjs";
+import { barWidth, hasEnded, jobTitle, percentDone, stateOrStage, timeLeft } from "./job_state.mjs";
 import { jobPath } from "./job_view.mjs";
 
 /** @typedef {import("../api_types").JobSummary} JobSummary */
@@ -75,7 +75,7 @@ function jobLine(job, refresh) {
         show(/** @type {JobSummary} */ now, /** @type {JobSummary[]} */ queue) {
             const at = queue.findIndex((one) => one.id === now.id);
             const place = at >= 0 && queue.length > 1 ? `${at + 1} / ${queue.length}` : "";
-            words.textContent = [t(now.kind), stateName(now), place, timeLeft(now)].filter(Boolean).join(" · ");
+            words.textContent = [t(now.kind), stateOrStage(now), place, timeLeft(now)].filter(Boolean).join(" · ");
             fill.style.width = barWidth(now);
             moves.forEach((one, i) => (one.disabled = i < 2 ? at === 0 : at === queue.length - 1));
         },

@@ -37,11 +37,18 @@ export const barWidth = (job) => `${job.state === "done" ? 100 : percentDone(job
 export const timeLeft = ({ left }) => (left ? t("{0} left", formatDuration(left)) : "");
 
 /**
+ * Its state; of a running job what it does now, since the time left is that of the stage.
+ * @param {JobSummary} job
+ */
+export const stateOrStage = (job) =>
+    job.state === "running" && job.text && job.text !== job.kind ? pageWords(t(job.text)) : stateName(job);
+
+/**
  * Steps, what it does, and times, in one line.
  * @param {JobAnswer} job
  */
 export function progressText(job) {
-    const steps = job.state === "running" && job.total ? `${job.done} / ${job.total}` : "";
+    const steps = job.state === "running" && job.total ? `${Math.floor(job.done)} / ${job.total}` : "";
     const text = hasEnded(job) || "progress" in job.live ? "" : pageWords(t(job.text));
     const took = job.ended && job.started ? formatDuration(job.ended - job.started) : "";
     return [steps, text, timeLeft(job), took].filter(Boolean).join(" · ");

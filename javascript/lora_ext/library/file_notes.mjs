@@ -152,7 +152,7 @@ export function notesCard(file, { marked, saved }) {
         facts([
             [t("title"), about.title],
             [t("base model"), about.base_model],
-            [t("words of the model site"), about.trained_words.join(", ")],
+            [t("trigger words"), about.trained_words.join(", ")],
         ]),
         about.problems.map((line) => saidNote(line, "bad")),
         fields.element,
