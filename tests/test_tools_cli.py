@@ -375,6 +375,8 @@ def test_report_totals() -> None:
     assert "1 only in f, such as b" in report.text() and "keeps 60.00% (error 80.00%)" in report.text()
     report = ToolReport("x", [LayerReport(str(i), 4, 8) for i in range(5)])
     assert "0 and 4 more" in report.text() and "0 and 4 more" not in report.text(verbose=True)
+    report = ToolReport("x", [LayerReport("nothing", 8, 1, 0.6, 1e-7), LayerReport("a", 4, 2, 0.9, 3.0)])
+    assert report.worst is report.layers[1]
 
 
 def test_a_report_tells_the_worst_ten_layers_and_all_when_asked(run: Run) -> None:

@@ -18,6 +18,9 @@ from ..json_text import dataclass_fields
 
 _VERBS_WITH_SEVERAL_SOURCES = ("merge", "svd-merge", "extract")
 
+NO_CHANGE = 1e-6
+"""‖ΔW‖ of a layer that was trained to nothing; `RankRule` keeps one rank of those."""
+
 MAX_TABLE_ROWS = 10
 """Rows of the text's table without `verbose`. A file has 200 to 1000 layers, and after a resize each row differs."""
 
@@ -67,6 +70,11 @@ class LayerReport:
             0.8
         """
         return math.sqrt(max(0.0, 1.0 - self.kept**2))
+
+    @property
+    def counted(self) -> float:
+        """`kept` where the layer changes anything, else 1: of a ΔW that is nothing nothing is lost."""
+        return 1.0 if self.norm is not None and self.norm <= NO_CHANGE else self.kept
 
 
 @dataclass(frozen=True)
@@ -205,8 +213,8 @@ class ToolReport:
     @property
     def worst(self) -> LayerReport | None:
         """The layer with the largest relative loss, None where nothing was lost."""
-        worst = min(self.layers, key=lambda layer: layer.kept, default=None)
-        return worst if worst is not None and worst.kept < 1.0 else None
+        worst = min(self.layers, key=lambda layer: layer.counted, default=None)
+        return worst if worst is not None and worst.counted < 1.0 else None
 
     def add_source_notes(self, name: str, file: LoraFile) -> None:
         """Adds notes on a source: damaged layers that are left out, and a strength that had to be assumed."""
@@ -314,7 +322,7 @@ def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
         yield f"  {ranks}   {_percent(first.kept):>7}  {first.name}{more}{note}"
     hidden = [layer for group in groups[len(shown) :] for layer in group]
     if hidden:
-        least = _percent(min(layer.kept for layer in hidden))
+        least = _percent(min(layer.counted for layer in hidden))
         yield f"  … and {len(hidden)} more layers, each keeps {least} or more: --verbose lists all"
 
 
@@ -332,7 +340,7 @@ def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:
     found: dict[tuple[object, ...], list[LayerReport]] = {}
     for layer in layers:
         found.setdefault(alike(layer), []).append(layer)
-    return sorted(found.values(), key=lambda group: group[0].kept)
+    return sorted(found.values(), key=lambda group: group[0].counted)
 
 
 def _name(dtype: torch.dtype) -> str:

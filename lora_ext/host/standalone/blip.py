@@ -37,12 +37,14 @@ class BlipCaptioner:
         min_length: int = 5,
         max_length: int = 75,
     ) -> None:
-        from transformers import BlipForConditionalGeneration, BlipProcessor
-
         where = folder or _cached()
+        if not where.is_dir():
+            raise FileError(f"{where} does not exist")
         if not (where / "config.json").is_file():
             raise FileError(f"{where} is not a folder of a BLIP model: it has no config.json")
         check_local_folder(where)
+        from transformers import BlipForConditionalGeneration, BlipProcessor  # which takes seconds
+
         try:
             self._processor: Any = BlipProcessor.from_pretrained(where, local_files_only=True)
             model: Any = BlipForConditionalGeneration.from_pretrained(
