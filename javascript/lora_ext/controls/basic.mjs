@@ -188,7 +188,7 @@ export function facts(rows) {
         "dl",
         { class: "lx-facts" },
         given.map(([name, value]) =>
-            h("div", { class: String(value).length > 16 ? "wide" : null }, h("dt", {}, name), h("dd", {}, value)),
+            h("div", { class: String(value).length > 13 ? "wide" : null }, h("dt", {}, name), h("dd", {}, value)),
         ),
     );
 }

@@ -116,8 +116,8 @@ export function resizeForm(names, out) {
         };
         return startJobs(names, "/resize", request, out);
     });
-    const tip = t("Each result is a new file beside the others, named for its rank");
-    return h("div", { class: "lx-row end" }, rank, button(t("Resize"), start, { tip }));
+    const text = t("Each result is a new file beside the others, named for its rank");
+    return stack(h("div", { class: "lx-row end" }, rank, button(t("Resize"), start, { tip: text })), note(text));
 }
 
 /** @param {string[]} names @param {HTMLElement} out */
@@ -131,8 +131,8 @@ export function convertForm(names, out) {
         const request = (/** @type {string} */ name) => ({ name, to, save_to: `${name}-${to}` });
         return startJobs(names, "/convert", request, out);
     });
-    const tip = t("Each result is a new file beside the others, named for its format");
-    return h("div", { class: "lx-row" }, formats, button(t("Convert"), start, { tip }));
+    const text = t("Each result is a new file beside the others, named for its format");
+    return stack(h("div", { class: "lx-row" }, formats, button(t("Convert"), start, { tip: text })), note(text));
 }
 
 /**

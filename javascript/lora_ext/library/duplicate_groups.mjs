@@ -72,7 +72,7 @@ function groupCard(rows, unwanted, cardOf) {
             "div",
             { class: "lx-duplicate" },
             cardOf(row),
-            h("span", { class: "lx-hint" }, row.name, h("br", {}), relationText(row)),
+            h("span", { class: "lx-hint" }, row.name === row.title ? null : [row.name, h("br", {})], relationText(row)),
             unwanted.boxOf(row),
         );
     const keepFirst = button(t("Keep the first alone"), () => unwanted.mark(rows.slice(1), true), {
@@ -99,13 +99,15 @@ const deletingJob = () =>
  * The groups, and the button that deletes what is marked in them.
  * @param {DuplicateRow[][]} groups
  * @param {(row: DuplicateRow) => HTMLElement} cardOf
+ * @param {HTMLElement} close
  */
-function groupsWithButton(groups, cardOf) {
+function groupsWithButton(groups, cardOf, close) {
     const place = h("div", { class: "lx-result" });
     const job = deletingJob();
     const deleteMarked = async () => {
         const ended = await job.run("/library/delete", { names: unwanted.names() });
         const gone = new Set(/** @type {any} */ (ended)?.result?.done || []);
+        if (!gone.size) return; // what was marked stays marked
         groups = groups.map((rows) => rows.filter(({ name }) => !gone.has(name))).filter((rows) => rows.length > 1);
         paint();
         emit("library");
@@ -126,22 +128,24 @@ function groupsWithButton(groups, cardOf) {
         remove.hidden = !groups.length;
     };
     paint();
-    return [place, buttonRow(remove), job.element];
+    return [place, buttonRow(remove, close), job.element];
 }
 
 /**
  * What a search found.
  * @param {DuplicatesResult} result
  * @param {(row: DuplicateRow) => HTMLElement} cardOf a file as the list shows it
+ * @param {() => void} onclose takes the list away
  */
-export function duplicateGroups({ groups, files, by_content_alone: alone }, cardOf) {
+export function duplicateGroups({ groups, files, by_content_alone: alone }, cardOf, onclose) {
     const text = groups.length
         ? t("{0} groups of files that hold the same network, found among {1} files", groups.length, files)
         : t("No two of {0} files hold the same network.", files);
     const unread = t("{0} files were compared by their bytes alone: unreadable, or tied to a base model.", alone);
+    const close = button(t("Close"), onclose, { kind: "quiet", tip: t("Takes the list of duplicates away") });
     return [
         note(text, "good"),
         alone ? note(unread) : null,
-        ...(groups.length ? groupsWithButton(groups, cardOf) : []),
+        ...(groups.length ? groupsWithButton(groups, cardOf, close) : [buttonRow(close)]),
     ];
 }

@@ -115,11 +115,14 @@ function fileList(click, isPressed) {
 }
 
 /** @param {(row: LibraryRow) => HTMLElement} cardOf */
-const duplicatesView = (cardOf) =>
-    new JobView({
+function duplicatesView(cardOf) {
+    const view = new JobView({
         kinds: ["duplicates"],
-        result: (/** @type {import("../api_types").DuplicatesResult} */ found) => duplicateGroups(found, cardOf),
+        result: (/** @type {import("../api_types").DuplicatesResult} */ found) =>
+            duplicateGroups(found, cardOf, () => view.clear()),
     });
+    return view;
+}
 
 /**
  * The list, the details of the file that is chosen in it, and the files that are selected.

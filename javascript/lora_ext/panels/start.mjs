@@ -85,7 +85,7 @@ function fill(panel, form) {
     const steps = [
         subject.element,
         stepCard(2, t("Your pictures"), pictures.elements, missing, captions.element),
-        stepCard(3, t("Train"), note(about), settings.summary, buttons, settings.details, train.element),
+        stepCard(3, t("Train"), note(about), settings.summary, buttons, train.element, settings.details),
         card,
     ];
     setChildren(panel, h("div", { class: "lx-steps" }, steps));
