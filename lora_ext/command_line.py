@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .argument_errors import argument_error_text, choice_error, extra_argument_text, number, whole_number
+from .console import print_text
 from .errors import ToolError, did_you_mean
 from .file.displayed_names import accept_typed_paths
 from .file.lora_file import is_tensor_finite
@@ -68,6 +69,10 @@ class CommandParser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise choice_error(action, value)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints help and errors, which may hold what was given."""
+        print_text(message, file=file or sys.stderr, end="")
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2. An unknown option is named before options that are missing.

@@ -74,8 +74,7 @@ def did_you_mean(given: str, valid: Iterable[str], most: int = 12) -> str:
     if nearest is not None:
         return f"; did you mean {nearest!r}?"
     if names and len(names) <= most:
-        # names can come from files' metadata: no control character of theirs reaches a terminal
-        return f"; known: {', '.join(name if name.isprintable() else repr(name) for name in names)}"
+        return f"; known: {', '.join(' '.join(name.split()) for name in names)}"  # those of files may have line breaks
     return ""
 
 
@@ -90,8 +89,8 @@ def did_you_mean_path(given: Path, names: Iterable[str]) -> str:
         The nearest with its folder, so that it can be copied; else the list of few names, else "".
 
     Example:
-        >>> did_you_mean_path(Path("loras/mycta.pt"), ["mycat.pt"])
-        "; did you mean 'loras/mycat.pt'?"
+        >>> did_you_mean_path(Path("mycta.pt"), ["mycat.pt"])
+        "; did you mean 'mycat.pt'?"
     """
     names = list(names)
     nearest = _nearest(given.name, names)

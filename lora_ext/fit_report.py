@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .counted_words import counted
 from .errors import FitError
 from .layer_names import LayerId
 
@@ -91,7 +92,7 @@ class FitReport:
         if self.damaged:
             parts.append(f"{self.damaged} damaged and skipped: {self.first_damage_reason}")
         if self.unrecognized:
-            parts.append(f"{self.unrecognized} keys not understood")
+            parts.append(f"{counted(self.unrecognized, 'key')} not understood")
         if self.absent_blocks:
             parts.append(f"no block {', '.join(self.absent_blocks)} in this model")
         if self.blocks_without_weight:

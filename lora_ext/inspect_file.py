@@ -14,6 +14,7 @@ from pathlib import Path
 from .blocks import BLOCK_LABELS
 from .command_line import CommandParser
 from .console import print_text, single_line
+from .counted_words import counted
 from .file import hashes
 from .file.loading import load_lora_file
 from .file.lora_file import LoraFile
@@ -253,7 +254,7 @@ def format_inspection(found: InspectionReport) -> str:
         lines.append("  It has no metadata.")
     for name, vectors in found.embeddings.items():
         rows_in = max((shape[0] if len(shape) > 1 else 1 for shape in vectors.values()), default=0)
-        lines.append(f"  embedding for the prompt: {single_line(name)} ({rows_in} vectors)")
+        lines.append(f"  embedding for the prompt: {single_line(name)} ({counted(rows_in, 'vector')})")
     if found.not_finite:
         lines.append(
             f"  WARNING: it contains NaN or infinity (first in {single_line(found.not_finite)}) and is damaged."
@@ -262,7 +263,7 @@ def format_inspection(found: InspectionReport) -> str:
 
 
 def _summary(found: InspectionReport) -> list[str]:
-    kinds = ", ".join(f"{kind} ({count} layers)" for kind, count in found.kinds.items())
+    kinds = ", ".join(f"{kind} ({counted(count, 'layer')})" for kind, count in found.kinds.items())
     parts = {"unet": "U-Net", "te": "text encoder", "te2": "second text encoder"}
     where = ", ".join(f"{count} {parts[part]}" for part, count in found.parts.items())
     size = found.bytes / 1e6
@@ -286,7 +287,7 @@ def _list(counts: Mapping[str, int]) -> str:
     """`8`, or `8 (60 layers), 4 (13 layers)`, at most six of them."""
     if len(counts) == 1:
         return next(iter(counts))
-    shown = [f"{value} ({count} layers)" for value, count in list(counts.items())[:6]]
+    shown = [f"{value} ({counted(count, 'layer')})" for value, count in list(counts.items())[:6]]
     return ", ".join(shown) + (", …" if len(counts) > 6 else "")
 
 
@@ -302,8 +303,10 @@ def _table(rows: Sequence[BlockNorm], width: int = 32) -> list[str]:
             value = f"{norm:7.0f}" if norm >= 1000 else f"{norm:7.3g}"
             bar = "█" * round(width * norm / largest) if largest else ""
             if row.need_base:
-                bar += f" (+ {row.need_base} layers that need the base model's weights)"
-        lines.append(f"  {label:<5} {row.layers:>3} layers {value}  {bar}".rstrip())
+                bar += f" (+ {counted(row.need_base, 'layer that needs', 'layers that need')} the base model's weights)"
+        lines.append(
+            f"  {label:<5} {row.layers:>3} {'layer ' if row.layers == 1 else 'layers'} {value}  {bar}".rstrip()
+        )
     return lines
 
 
@@ -321,14 +324,19 @@ def inspection_warnings(found: InspectionReport) -> list[str]:
     lines = [f"{single_line(note)}." for note in found.notes]
     if found.damaged:
         first = single_line(next(iter(found.damaged.values())))
-        lines.append(f"WARNING: {len(found.damaged)} damaged layers are skipped, the others apply: {first}.")
+        lines.append(
+            f"WARNING: {counted(len(found.damaged), 'damaged layer is', 'damaged layers are')} skipped, the others "
+            f"apply: {first}."
+        )
     if found.wrong_hash:
         lines.append(
             f"Its metadata has a different hash, {found.wrong_hash}: it was copied, or the tensors were changed later."
         )
     if found.unread:
         shown = ", ".join(single_line(key) for key in found.unread[:3])
-        lines.append(f"{len(found.unread)} entries were not understood, such as {shown}")
+        one = len(found.unread) == 1
+        text = "{0} entry was not understood: {1}" if one else "{0} entries were not understood, such as {1}"
+        lines.append(text.format(len(found.unread), shown))
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .adapter_spec import AdapterSpec, is_step_in_range
+from .counted_words import counted
 from .layer_names import UNET, LayerId
 
 
@@ -61,7 +62,9 @@ def empty_step_range_reason(start: float | None, stop: float | None, total: int 
         return ""
     first = "" if start is None else f"starts at {_format_step(start)}"
     last = "" if stop is None else f"stops before {_format_step(stop)}"
-    return f"it {' and '.join(filter(None, (first, last)))}, and the image has {total} steps (0 to {total - 1})"
+    return (
+        f"it {' and '.join(filter(None, (first, last)))}, and the image has {counted(total, 'step')} (0 to {total - 1})"
+    )
 
 
 def _format_step(value: float) -> str:

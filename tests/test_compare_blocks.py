@@ -177,6 +177,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Stan
     assert cli(["blocks", "--lora", name, "--out", str(tmp_path), "--name", "FACE", "--json"]) == 0
     output = json.loads(capsys.readouterr().out)
     assert output["way"] == "norms" and output["preset"].startswith("FACE:") and Path(output["map"]).is_file()
+    weights = output["preset"].removeprefix("FACE:")
+    assert output["tag"] == f"<lora:{name}:1:lbw={weights}>"
+    options = ["--prompt", f"a <lora:{name}:0.5:lbw=OUTALL>", "--way", "norms", "--out", str(tmp_path)]
+    assert cli(["blocks", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"KEEP:{weights}", f"<lora:{name}:0.5:lbw={weights}>"]
     expected = analyse_by_norms(load_lora_file(Path(LORA_DIR) / f"{name}.safetensors"), parse_layout(17))
     with (tmp_path / "blocks.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["block"]: float(row["share"]) for row in csv.DictReader(file)}

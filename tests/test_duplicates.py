@@ -108,8 +108,19 @@ def test_files_that_cannot_be_sketched_are_compared_by_their_bytes(tmp_path: Pat
     report = find_duplicates(sorted(tmp_path.iterdir()))
     assert [sorted(file.path.stem for file in group) for group in report.groups] == [["dora", "dora copy"]]
     assert report.by_content_alone == 1
-    assert (report.files, report.unreadable) == (2, [tmp_path / "bad.safetensors"])
-    assert f"cannot be read: {tmp_path / 'bad.safetensors'}" in duplicates.format_duplicates(report)
+    assert (report.files, [file.path for file in report.unreadable]) == (2, [tmp_path / "bad.safetensors"])
+    text = duplicates.format_duplicates(report)
+    assert f"not compared: {tmp_path / 'bad.safetensors'} is not a valid safetensors file: 2 bytes" in text
+    assert "1 file was compared by its bytes alone." in text
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_empty_file_is_compared_with_nothing(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path := tmp_path / f"a{suffix}").touch()
+    assert duplicates.main([str(path)]) == 2
+    assert capsys.readouterr().out == f"not compared: {path} is empty (0 bytes); download it again\n"
 
 
 DORA = {

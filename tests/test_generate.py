@@ -376,7 +376,7 @@ def test_each_pass_tells_of_its_own_steps(folder: Path, model: StandaloneModel) 
     report = GenerationReport()
     asked = settings(folder, prompt="a <lora:strong:1:start=2>", steps=3, hr_scale=2.0, hr_steps=1)
     generate(asked, model=model, report=report)
-    assert report.notes == ["strong: it never acts, because it starts at step 2, and the image has 1 steps (0 to 0)"]
+    assert report.notes == ["strong: it never acts, because it starts at step 2, and the image has 1 step (0 to 0)"]
 
 
 def test_strict_stops_before_it_draws_where_a_file_does_not_fit(

@@ -14,6 +14,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
         "__init__",
         "bounded_matching",
         "console",
+        "counted_words",
         "csv_rows",
         "data_folder",
         "errors",

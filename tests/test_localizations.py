@@ -100,13 +100,27 @@ NO_WORDS_OF_THEIR_OWN = {
 """Others of commands, and those that are a name with a sentence behind it."""
 
 
-def text_of(node: ast.AST) -> str | None:
-    """A text of the program, with {0}, {1}, … where it is filled in; None where a node is none."""
+def text_pieces(node: ast.AST, *, one: bool = False) -> list[str | None] | None:
+    """The pieces of a text that is filled in, None for each place; of `counted` those for many things, or for one."""
     if isinstance(node, ast.JoinedStr):
+        found: list[str | None] = []
+        for part in node.values:
+            inner = part.value if isinstance(part, ast.FormattedValue) else part
+            found += text_pieces(inner, one=one) or [inner.value if isinstance(inner, ast.Constant) else None]
+        return found
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "counted":
+        said = node.args[1 if one else -1]
+        what = text_pieces(said) or [str(getattr(said, "value", None))]
+        return [None, " ", *what, *(["s"] if len(node.args) == 2 and not one else [])]
+    return None
+
+
+def text_of(node: ast.AST, *, one: bool = False) -> str | None:
+    """A text of the program, with {0}, {1}, … where it is filled in; None where a node is none."""
+    pieces = text_pieces(node, one=one)
+    if pieces is not None:
         places = itertools.count()
-        return "".join(
-            str(part.value) if isinstance(part, ast.Constant) else f"{{{next(places)}}}" for part in node.values
-        )
+        return "".join(f"{{{next(places)}}}" if piece is None else piece for piece in pieces)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
@@ -176,6 +190,17 @@ def test_texts_for_one_thing_belong_to_a_text() -> None:
     code = (ROOT / "javascript" / "lora_ext" / "core" / "singular_forms.mjs").read_text(encoding="utf-8")
     forms = re.findall(rf"^    {QUOTED}:\s+{QUOTED}", code, re.MULTILINE)
     assert forms and {text for text, _ in forms} - texts() == set()
+
+
+def test_program_and_page_say_the_same_of_one_thing() -> None:
+    code = (ROOT / "javascript" / "lora_ext" / "core" / "singular_forms.mjs").read_text(encoding="utf-8")
+    forms = dict(re.findall(rf"^    {QUOTED}:\s+{QUOTED}", code, re.MULTILINE))
+    things = "|".join(re.findall(r'\.\.\."([a-z ]+)"\.split', code)).replace(" ", "|")
+    known = {sentence for sentence, _ in server_sentences()}
+    said = {text: text_of(node, one=True) for _, node in python_nodes() if (text := text_of(node)) in known}
+    counts = {text: one for text, one in said.items() if one != text and text is not None}
+    shown = {text: re.sub(rf"(\{{\d\}} (?:{things}))e?s\b", r"\1", forms.get(text, text)) for text in counts}
+    assert len(counts) > 20 and counts == shown
 
 
 def test_layers_and_blocks_are_told_apart() -> None:

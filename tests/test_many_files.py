@@ -97,7 +97,7 @@ def test_one_bad_file_does_not_stop_the_others_and_a_second_run_does_what_is_lef
     shrink = ("resize", "--model", folder, "--new_rank", 2, "--save_to", out)
     assert run(*shrink) == 2
     text = capsys.readouterr().out
-    assert "FAILED" in text and "bad.safetensors is not a valid safetensors file" in text
+    assert f"  FAILED {folder / 'bad.safetensors'} is not a valid safetensors file" in text
     assert "3 files: 2 done, 1 failed" in text and "8 -> 2" in text
     assert re.search(r"\n  \d+\.\d MB became \d+\.\d MB\n", text)
     one = tmp_path / "one.safetensors"

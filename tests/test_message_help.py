@@ -68,8 +68,9 @@ def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixt
     assert "did you mean 'memory'?" in told and "without a word, help lists them with the messages" in told
 
 
-def test_names_in_a_message_hold_no_control_characters() -> None:
-    assert did_you_mean("x", ["evil\x1b[31m\nred\u202e", "日本"]) == r"; known: 'evil\x1b[31m\nred\u202e', 日本"
+def test_known_names_stand_in_one_line_and_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report_error(LoraError("no x" + did_you_mean("x", ["evil\x1b[31m\nred\u202e", "日本"])))
+    assert capsys.readouterr().err == "lora-ext: no x; known: evil\\u001b[31m red\\u202e, 日本\n"
 
 
 def test_an_error_about_a_file_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

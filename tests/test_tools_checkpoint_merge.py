@@ -446,5 +446,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_checkpoint_merge(args) == 0
     output = json.loads(capsys.readouterr().out)
     assert output["verb"] == "merge" and len(output["layers"]) > 50 and output["outputs"]
-    with pytest.raises(LoraError, match="1 models, 2 ratios"):
+    with pytest.raises(LoraError, match="1 model, 2 ratios"):
         run_checkpoint_merge(Namespace(**{**vars(args), "ratios": [1.0, 1.0]}))

@@ -105,7 +105,7 @@ def test_help_and_mistakes_are_one_line(run: Run) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["merge", "--models", A, B, "--ratios", "1"], ["1 ratios for 2 files"]),
+        (["merge", "--models", A, B, "--ratios", "1"], ["1 ratio for 2 files"]),
         (["merge", "--models", A, B, "--lbws", "OUTAL", "ALL"], ["OUTAL", "did you mean 'OUTALL'"]),
         (["merge", "--models", A, "nowhere.safetensors"], ["nowhere.safetensors"]),
         (["merge", "--models", A, "--ratios", "nan"], ["--ratios", "'nan'"]),
@@ -265,7 +265,7 @@ def test_only_in_one_and_not_understood_are_reported(run: Run) -> None:
     tensors = {**load_file(lierla), "lora_unet_nonsense.lora_up.weight": torch.zeros(2, 2)}
     save_file(tensors, "odd.safetensors")
     status, out, _ = run("merge", "--models", A, "odd.safetensors", "--save_to", "o.safetensors")
-    assert status == 0 and "only in c3_r8a4_c6a3" in out and "1 keys not understood in odd" in out
+    assert status == 0 and "only in c3_r8a4_c6a3" in out and "1 key not understood in odd" in out
     assert "-> " in out and "kept" in out
 
 
@@ -283,7 +283,7 @@ def test_a_file_of_which_nothing_can_be_merged_fails(run: Run) -> None:
     words = ("merge", "--models", "plain.safetensors", "both.safetensors", "--save_to")
     status, out, err = run(*words, "a.safetensors")
     assert "merge: 2 layers matched" in out
-    assert status == 0 and "1 layers of both left out" in out and "not understood" not in out, err
+    assert status == 0 and "1 layer of both left out" in out and "not understood" not in out, err
 
 
 @pytest.mark.long

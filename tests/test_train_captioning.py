@@ -31,7 +31,7 @@ def test_captions_that_are_there_stay(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"x")
     done = caption_folder(tmp_path, colour, prefix="sks,", batch_size=3)
     assert [Path(path).name for path, _ in done.written] == ["a.png"] and len(done.had) == 2
-    assert "bad.png" in done.skipped[0] and "1 captions written; 2 pictures have one" in done.text()
+    assert "bad.png" in done.skipped[0] and "1 caption written; 2 pictures have one" in done.text()
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "sks, a (255, 0, 0) picture\n"
     assert (tmp_path / "b.txt").read_text(encoding="utf-8") == "mine" and not (tmp_path / "c.txt").exists()
     done = caption_folder(tmp_path, colour, overwrite=True)
@@ -62,7 +62,7 @@ def test_a_captioner_that_fails_is_named_with_its_picture_and_what_is_written_st
             raise RuntimeError("CUDA error")
         return colour(images)
 
-    message = r"^1\.png could not be described: RuntimeError: CUDA error; the 1 captions written before stay$"
+    message = r"^1\.png could not be described: RuntimeError: CUDA error; the 1 caption written before stays$"
     with pytest.raises(TrainError, match=message) as raised:
         caption_folder(tmp_path, failing)
     assert isinstance(raised.value.__cause__, RuntimeError)

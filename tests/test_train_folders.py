@@ -43,7 +43,7 @@ def test_concepts_with_repeats(tmp_path: Path) -> None:
         ("3_style_two", 3, "style_two", 1),
     ]
     text = "\n".join(said)
-    assert "1 pictures directly in" in text and "'notes'" in text and "5_empty" in text
+    assert "1 picture directly in" in text and "'notes'" in text and "5_empty" in text
     assert "0_off has 0 repeats, so none of its pictures is used" in text and "'0_off'" not in text
     pictures = scan_dataset(found).images
     assert [(p.path.name, p.caption, p.has_caption) for p in pictures] == [
@@ -262,7 +262,7 @@ def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> Non
     with pytest.raises(TrainError, match=r"bad\.png"):
         scan_dataset(found, strict=True)
     (tmp_path / "good.png").unlink()
-    with pytest.raises(TrainError, match="none of the 1 pictures can be read"):
+    with pytest.raises(TrainError, match="the only picture cannot be read"):
         scan_dataset(find_subsets(Recipe(train_data_dir=str(tmp_path))))
 
 

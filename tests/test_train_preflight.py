@@ -55,7 +55,7 @@ def test_a_strip_is_cropped_to_the_area_of_the_resolution(tmp_path: Path) -> Non
     more = {"resolution": "64", "enable_bucket": True, "min_bucket_reso": 64, "bucket_no_upscale": True}
     found = run_preflight(Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), seed=1, **more)), count_tokens=words)
     assert [bucket.size for bucket in found.buckets] == [(64, 64)]
-    assert "more than 30% of 1 pictures is cut off" in found.text()
+    assert "more than 30% of 1 picture is cut off" in found.text()
 
 
 def look(folder: Path, **more: object) -> PreflightReport:  # noqa: F811
@@ -107,10 +107,10 @@ def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
     base = Recipe(train_data_dir=str(tmp_path), resolution="64", max_train_steps=300_000)
     text = run_preflight(Dataset.from_recipe(base)).text()
     assert "300,000 steps are unusually many" in text and "no picture has a caption" in text
-    assert "more than 30% of 1 pictures is cut off; enable_bucket" in text
+    assert "more than 30% of 1 picture is cut off; enable_bucket" in text
     (tmp_path / "a.txt").write_text("dog", encoding="utf-8")
     text = run_preflight(Dataset.from_recipe(replace(base, shuffle_caption=True, keep_tokens=2))).text()
-    assert "1 pictures have neither" in text and "nothing is shuffled" in text
+    assert "1 picture has neither" in text and "nothing is shuffled" in text
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureF
     assert "caption_prefix = mycat: 3 pictures have no caption with the trigger word" in told
     assert "regularisation yes: 100 pictures are drawn first" in told
     assert f"reg_data_dir = {tmp_path / 'regularisation-concept-embedded-sd1'}: later runs" in told
+    (pictures / "a.txt").write_text("mycat", encoding="utf-8")
+    for name in ("b", "c"):
+        (pictures / f"{name}.png").rename(pictures / f"{name}.off")
+    assert main([*asked, "--dry_run"]) == 0
+    assert "dataset_repeats = 1: as given" in (told := capsys.readouterr().err) and "caption_prefix" not in told
+    (pictures / "b.off").rename(pictures / "b.png")
+    assert main([*asked, "--dry_run"]) == 0
+    assert "caption_prefix = 'mycat,': 1 picture has no caption with the trigger word" in capsys.readouterr().err
+    (pictures / "a.txt").unlink()
+    (pictures / "c.off").rename(pictures / "c.png")
     assert not out.exists()
     assert main([*asked, "--dry_run", "--regularisation", "no"]) == 0 and "reg_" not in capsys.readouterr().err
     assert main([*asked, "--num_class_images", "2"]) == 0

@@ -130,7 +130,7 @@ def test_a_name_inside_another_word_is_not_the_word(real: StandaloneTrainableMod
     """`sks` in `sksy` is no sks: such a batch ended in a traceback."""
     vectors, run, said = trained(real, recipe(tmp_path, ["a sksy hat", "SKS hat"], token_string="sks"))
     assert [p.caption for p in run.data.images] == ["sks a sksy hat", "SKS hat"]
-    assert "was put into 1 captions" in said and vectors.shape == (1, 128)
+    assert "was put into 1 caption" in said and vectors.shape == (1, 128)
 
 
 @pytest.mark.long
@@ -159,7 +159,7 @@ def test_dropped_captions_teach_nothing_and_all_dropped_is_an_error(
 @pytest.mark.long
 def test_a_word_that_is_cut_off_is_reported_before_the_run(real: StandaloneTrainableModel, tmp_path: Path) -> None:
     made = recipe(tmp_path, ["a"], token_string="<s1>", caption_prefix="red " * 90)
-    with pytest.raises(TrainError, match=r"is not read in 1 of 1 captions, .*75 tokens is cut off; shorten"):
+    with pytest.raises(TrainError, match=r"is not read in 1 of 1 caption, .*75 tokens is cut off; shorten"):
         trained(real, made)
     assert not list((tmp_path / "out").glob("*.safetensors"))
     made = recipe(tmp_path, [], token_string="<s1>", caption_prefix="red " * 90, max_token_length=225)
@@ -175,7 +175,7 @@ def test_a_prefix_may_have_the_word(real: StandaloneTrainableModel, tmp_path: Pa
 def test_a_word_that_regularisation_captions_have_is_reported(real: StandaloneTrainableModel, tmp_path: Path) -> None:
     pictures(tmp_path / "reg", ["a disc"], "1_disc")
     made = recipe(tmp_path, ["a disc"], token_string="disc", reg_data_dir=str(tmp_path / "reg"))
-    assert "'disc' is in 1 captions of regularisation pictures" in trained(real, made)[2]
+    assert "'disc' is in 1 caption of regularisation pictures" in trained(real, made)[2]
 
 
 @pytest.mark.parametrize(

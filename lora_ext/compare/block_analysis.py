@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..block_weights import BlockWeights
 from ..blocks import BASE, BLOCK_LABELS, BLOCK_LAYOUTS, BlockLayout
+from ..counted_words import counted
 from ..errors import BlockError, LoraError, did_you_mean
 from ..file.lora_file import LoraFile
 from ..inject import LayerTarget
@@ -118,7 +119,12 @@ class BlockAnalysis:
             return f"No block of {self.lora} has an effect in this layout."
         effect = sum(self.shares[label] for label in kept)
         ranges = format_block_ranges(kept, self.layout.labels)
-        text = f"Keep {ranges}: {len(kept)} of {len(self.layout.labels)} blocks make up {effect:.0%} of the effect."
+        blocks = len(self.layout.labels)
+        text = f"Keep {ranges}: " + counted(
+            len(kept),
+            f"of {blocks} blocks makes up {effect:.0%} of the effect.",
+            f"of {blocks} blocks make up {effect:.0%} of the effect.",
+        )
         if self.outside_share > 0.005:
             text += f" {self.outside_share:.0%} of the whole file lies in layers that this layout switches off."
         return text

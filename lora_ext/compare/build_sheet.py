@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 
+from ..counted_words import counted
 from ..file.saving import FileInUseError
 from . import identical_cells, image_measures, sheet_pages
 from .cell_store import CellStore
@@ -119,7 +120,7 @@ def _shared_settings(plan: SheetPlan, model: str) -> str:
     """The settings that all cells share, as one line."""
     first, *others = (cell.image_spec.image_fields() for cell in plan.cells)
     settings = {
-        "steps": f"{first['steps']} steps",
+        "steps": counted(first["steps"], "step"),
         "sampler": first["sampler"],
         "scheduler": first["scheduler"] if first["scheduler"] != ImageSpec.scheduler else "",
         "cfg": f"CFG {first['cfg']:g}",

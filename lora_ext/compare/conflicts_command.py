@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.picture is not None and args.picture.suffix.lower() != ".png":
         raise ToolError(f"--picture {args.picture} is not a .png file")
+    if args.picture is not None and (args.picture.is_dir() or not args.picture.parent.is_dir()):
+        raise ToolError(f"--picture {args.picture} cannot be written: give a new file in a folder that exists")
     files = [load_lora_file(path) for path in expand_input_files(args.models)]
     report = measure_conflicts(files, args.ratios, track=no_progress if args.json else progress_bar)
     splits = suggest_split(report, threshold=args.threshold, every_block=args.every_block)

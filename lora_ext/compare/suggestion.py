@@ -268,7 +268,12 @@ def copies_warning(plan: SheetPlan, scores: Sequence[Score]) -> str:
     if not found:
         return ""
     named = ", ".join(f"{label} (like {picture})" for label, picture in found[:3]) + (" …" if len(found) > 3 else "")
-    return f"Overfitting: {len(found)} of {len(scores)} pictures are nearly copies of training pictures: {named}."
+    text = (
+        "Overfitting: {0} of {1} pictures is nearly a copy of a training picture: {2}."
+        if len(found) == 1
+        else "Overfitting: {0} of {1} pictures are nearly copies of training pictures: {2}."
+    )
+    return text.format(len(found), len(scores), named)
 
 
 def _change(choice: Choice) -> float:

@@ -16,6 +16,7 @@ from typing import TypeGuard
 from torch import Tensor
 
 from ..adapters import Adapter
+from ..counted_words import counted
 from ..errors import FileError
 from ..json_text import parse_json
 from ..layer_names import TE, UNET, LayerId, find_layer_id
@@ -150,7 +151,9 @@ def match_layer_order(part: str, pairs: Sequence[FactorPair], classes: Iterable[
             return layer_ids
     counts = sorted({len(layer_ids) for layer_ids in candidates})
     if len(pairs) not in counts:
-        raise FileError(f"it has {len(pairs)} numbered {part} layers; accepted are {' or '.join(map(str, counts))}")
+        raise FileError(
+            f"it has {counted(len(pairs), f'numbered {part} layer')}; accepted are {' or '.join(map(str, counts))}"
+        )
     layer_ids = next(layer_ids for layer_ids in candidates if len(layer_ids) == len(pairs))
     raise FileError(f"its {part} layers match no known order: {_misfit(layer_ids, shapes)}")
 
@@ -280,7 +283,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _listed(part: str, tensors: Sequence[Tensor]) -> dict[LayerId, FactorPair]:
     if len(tensors) % 2:
-        raise FileError(f"its list of {len(tensors)} tensors does not consist of pairs (up, down)")
+        raise FileError(f"its list of {counted(len(tensors), 'tensor')} does not consist of pairs (up, down)")
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
     return dict(zip(match_layer_order(part, pairs, None), pairs, strict=True))
 

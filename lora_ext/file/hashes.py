@@ -100,8 +100,8 @@ def quick_key(path: str | Path) -> tuple[int, str]:
     path = Path(path)
     digest = hashlib.sha256()
     try:
+        start = _start(path)
         with path.open("rb") as file:
-            start = _start(path)
             size = path.stat().st_size - start
             for at in (0, size // 2, max(0, size - _SAMPLE)):
                 file.seek(start + at)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..counted_words import counted
 from ..errors import FileError, LoraError, did_you_mean
 from ..json_text import parse_json
 from . import hashes, peft_config, safetensors_file
@@ -432,11 +433,8 @@ class LoraLibrary:
         """Writes the JSON cache where it changed. Errors are ignored: the next start then scans the files again."""
         if self.cache_path is None or not self._is_cache_stale:
             return
-        rows = {
-            str(e.path): [*e.stamp, dict(e.short_metadata), e.error, e.digest]
-            for e in self.entries
-            if e.stamp != (0, 0)
-        }
+        there = [entry for entry in self.entries if entry.stamp != (0, 0)]
+        rows = {str(e.path): [*e.stamp, dict(e.short_metadata), e.error, e.digest] for e in there}
         with contextlib.suppress(LoraError, OSError), replacing_file(self.cache_path, overwrite=True) as part:
             part.write_text(json.dumps({"version": _VERSION, "files": rows}), encoding="utf-8")
             self._is_cache_stale = False
@@ -451,8 +449,8 @@ class LoraLibrary:
         return f"; {len(shared)} files were given that name by their trainer; write {names}{more}"
 
     def _where(self) -> str:
-        folders = ", ".join(str(folder) for folder in self.folders)
-        return f"; {len(self.entries)} files are indexed below {folders or '(no folder)'}"
+        folders = ", ".join(map(str, self.folders)) or "(no folder)"
+        return f"; {counted(len(self.entries), 'file is', 'files are')} indexed below {folders}"
 
     # --- the disk ----------------------------------------------------------------------------------------------------
 

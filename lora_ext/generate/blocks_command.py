@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..blocks import BLOCK_LAYOUTS, BlockLayout
+from ..command_line import check_output_folder
 from ..compare import axis_values, block_analysis, heatmap
 from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
@@ -21,6 +22,7 @@ from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
 from ..file.lora_library import LoraLibrary
 from ..inject import find_layer_targets
+from ..lora_tags import LoraTag
 from ..message_help import report_error
 from .compare_command import OMITTED_OPTIONS
 from .generate_command import generate_parser as generate_parser
@@ -55,19 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = given.pop("json")
     settings = settings_from_options(given)
     try:
-        map_file, found = save_block_analysis(settings, **own)
+        map_file, found, tag = save_block_analysis(settings, **own)
     except LoraError as error:
         return report_error(error)
     if as_json:
-        print_text(json.dumps({"map": str(map_file), **asdict(found)}, ensure_ascii=False))
+        print_text(json.dumps({"map": str(map_file), **asdict(found), "tag": tag}, ensure_ascii=False))
     else:
-        print_text(f"{map_file}\n{found.text}\n{found.preset}")
+        print_text("\n".join(filter(None, (str(map_file), found.text, found.preset, tag))))
     return 0
 
 
 def save_block_analysis(
     settings: Settings, *, lora: str, layout: str, way: str, seeds: str, keep: float, name: str, batch: int, out: Path
-) -> tuple[Path, BlockAnalysisData]:
+) -> tuple[Path, BlockAnalysisData, str | None]:
     """Measures which blocks of a LoRA matter, and saves `blocks.png` and `blocks.csv`.
 
     Args:
@@ -82,12 +84,14 @@ def save_block_analysis(
         out: the folder for the results.
 
     Returns:
-        The heat map's file; each block's share, the preset and a sentence.
+        The heat map's file; each block's share, the preset and a sentence; the tag that applies the preset, None where
+        no block has an effect.
 
     Raises:
         LoraError: an option is invalid, or the LoRA cannot be analysed.
     """
     settings.checked()
+    check_output_folder(out, "--out")
     library = LoraLibrary(lora_dirs(settings))
     lora_name = lora or next((request.name for request in ImageSpec(prompt=settings.prompt).tags()), "")
     if not lora_name:
@@ -103,7 +107,16 @@ def save_block_analysis(
         found = _analyse_images(settings, library, lora_name, chosen, way, seeds, batch, store)
     data = found.data(keep, name)  # an invalid name is an error before anything is written
     store.create_folder()
-    return heatmap.save_heatmap(found, keep, store.folder), data
+    tag = _tag_with_preset(settings.prompt, lora_name, file, library, data) if data.keep else None
+    return heatmap.save_heatmap(found, keep, store.folder), data, tag
+
+
+def _tag_with_preset(prompt: str, lora: str, file: LoraFile, library: LoraLibrary, found: BlockAnalysisData) -> str:
+    """The prompt's tag of the LoRA, else one of weight 1, with the preset's numbers."""
+    own = [tag for tag in ImageSpec(prompt=prompt).tags() if tag.name == lora]
+    name = file.name if Path(lora).is_file() else library.shortest_name(library.find(lora))
+    numbers = found.preset.rpartition(":")[2]
+    return replace(own[0] if own else LoraTag(name), lbw=numbers, lbwe=None, x=None).format_tag()
 
 
 def _analyse_norms(settings: Settings, file: LoraFile, layout: BlockLayout) -> BlockAnalysis:

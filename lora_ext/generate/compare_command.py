@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import torch
 
-from ..command_line import CommandParser
+from ..command_line import CommandParser, check_output_folder
 from ..compare import build_sheet, sheet_plan
 from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
@@ -28,6 +28,7 @@ from ..compare.image_spec import ImageSpec, remove_tags
 from ..compare.scores import Scorer, find_training_images
 from ..compare.sheet_result import SheetResult
 from ..console import print_text
+from ..counted_words import counted
 from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
@@ -155,6 +156,7 @@ def compare(
         LoraError: an axis or setting is invalid, or a file cannot be loaded.
     """
     settings.checked()
+    check_output_folder(out, "--out")
     library = LoraLibrary(lora_dirs(settings), max_loaded=16)
     model = load_settings_model(settings)
     given_settings, settings = settings, with_size_and_seed(settings, model, None)
@@ -165,9 +167,7 @@ def compare(
     scorer = None if no_scores else create_scorer(images, clip, settings.device)
     store = CellStore(out)
     if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
-        seed = store.agreed_seed(asdict(image_spec), (x, y, z), image_spec.seed)
-        if seed != image_spec.seed:  # that of a sheet which is resumed, or which other processes draw too
-            planned = sheet_plan.plan_sheet(replace(image_spec, seed=seed), x, y, z, library)
+        planned = _with_agreed_seed(planned, image_spec, (x, y, z), library, store)
     if unknown:
         planned = _without_tags(planned, unknown)
     for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
@@ -219,6 +219,18 @@ def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, asked: str |
     return found
 
 
+def _with_agreed_seed(
+    plan: sheet_plan.SheetPlan,
+    image_spec: ImageSpec,
+    axes: tuple[str, str, str],
+    library: LoraLibrary,
+    store: CellStore,
+) -> sheet_plan.SheetPlan:
+    """The plan with the seed of the sheet that is resumed, or which other processes draw too; else with its own."""
+    seed = store.agreed_seed(asdict(image_spec), axes, image_spec.seed)
+    return plan if seed == image_spec.seed else sheet_plan.plan_sheet(replace(image_spec, seed=seed), *axes, library)
+
+
 def _without_tags(plan: sheet_plan.SheetPlan, names: Sequence[str]) -> sheet_plan.SheetPlan:
     """The plan without the tags of these names."""
     prompts = (reduce(remove_tags, names, cell.image_spec.prompt) for cell in plan.cells)
@@ -265,5 +277,8 @@ class _ProgressBar:
 
 
 def _format_result(result: ComparisonSummary) -> str:
-    lines = [*result["sheets"], f"{result['cells']} cells; {result['drawn']} images generated, {result['kept']} kept."]
+    lines = [
+        *result["sheets"],
+        f"{counted(result['cells'], 'cell')}; {counted(result['drawn'], 'image')} generated, {result['kept']} kept.",
+    ]
     return "\n".join(filter(None, [*lines, result["suggestion"], result["tag"], result["same"], result["warning"]]))

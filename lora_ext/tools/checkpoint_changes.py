@@ -167,10 +167,12 @@ def _report_source(report: ToolReport, spec: AdapterSpec, lacks: list[str], wron
     if lacks:
         report.only_in[spec.display_name] = lacks
     if wrong:
-        report.add_note(
-            f"{spec.display_name}: {len(wrong)} layers have another size than the checkpoint's and are left out, "
-            f"such as {wrong[0]}"
+        text = (
+            "{0}: {1} layer has another size than the checkpoint's and is left out: {2}"
+            if len(wrong) == 1
+            else "{0}: {1} layers have another size than the checkpoint's and are left out, such as {2}"
         )
+        report.add_note(text.format(spec.display_name, len(wrong), wrong[0]))
     if spec.file.unrecognized_keys:
         report.not_understood[spec.display_name] = spec.file.unrecognized_keys
     report.add_source_notes(spec.display_name, spec.file)

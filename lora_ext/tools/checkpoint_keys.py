@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..counted_words import counted
 from ..layer_names import TE, TE2, UNET, LayerId, find_layer_id
 from ..ldm_keys import (
     LDM_UNET_PREFIX,
@@ -144,5 +145,5 @@ def describe_checkpoint(found: Mapping[LayerId, WeightLocation]) -> str:
         return family
     counts = Counter(layer_id.part for layer_id in found)
     cross = next((p.shape[1] for s, p in found.items() if re.search(r"attn2\.to_k$", s.layer)), None)
-    network = ", ".join(f"{count} layers of {part}" for part, count in counts.items()) or "no known layer"
+    network = ", ".join(f"{counted(count, 'layer')} of {part}" for part, count in counts.items()) or "no known layer"
     return f"a model with {network} and text {cross} wide" if cross else f"a model with {network}"

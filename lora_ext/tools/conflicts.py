@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from ..blocks import BLOCK_LABELS
+from ..counted_words import counted
 from ..errors import FitError, ToolError
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
@@ -172,8 +173,8 @@ def measure_conflicts(
     weights = list(weights or [1.0] * len(files))
     names = list(names or [file.name for file in files])
     if len(files) < 2 or len(weights) != len(files):
-        raise ToolError(f"conflicts needs two files or more and a weight for each; got {len(files)} files, "
-                        f"{len(weights)} weights")  # fmt: skip
+        raise ToolError(f"conflicts needs two files or more and a weight for each; got {counted(len(files), 'file')}, "
+                        f"{counted(len(weights), 'weight')}")  # fmt: skip
     files = [file.without_damaged() for file in files]
     for file in files:
         check_usable(file)

@@ -13,6 +13,7 @@ import torch
 
 from ..command_line import CommandParser
 from ..console import print_text
+from ..counted_words import counted
 from ..errors import LoraError
 from ..file import hashes
 from ..file.loading import load_lora_file
@@ -44,6 +45,19 @@ class DuplicateFile:
 
 
 @dataclass(frozen=True)
+class UncomparedFile:
+    """A file that cannot be read.
+
+    Attributes:
+        path: Where it is.
+        reason: What is wrong, as a sentence that names the file.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class DuplicateReport:
     """Files that hold the same network.
 
@@ -52,13 +66,13 @@ class DuplicateReport:
         files: How many files were compared.
         by_content_alone: How many of them were compared by their bytes alone, since what they change depends on the
             base model's weights, or since their tensors cannot be read.
-        unreadable: Files without a readable header; they are not among those compared.
+        unreadable: Files that are empty or have no readable header; they are not among those compared.
     """
 
     groups: list[list[DuplicateFile]]
     files: int
     by_content_alone: int
-    unreadable: list[Path]
+    unreadable: list[UncomparedFile]
 
 
 def find_duplicates(
@@ -83,7 +97,8 @@ def find_duplicates(
         What was found.
     """
     paths = _without_links(paths)
-    identical = _identical_files(paths, content_hash, track)
+    unreadable: list[UncomparedFile] = []
+    identical = _identical_files(paths, content_hash, track, unreadable)
     sketches: dict[Path, WeightSketch] = {}
     heads = [group[0] for group in identical]
     for path in track(heads, "sketch"):
@@ -95,9 +110,7 @@ def find_duplicates(
     groups = [_group(head, others, copies) for head, others in _related_files(sketches, track)]
     taken = {file.path for group in groups for file in group}
     groups += [_group(head, [], copies) for head in heads if head not in taken and copies[head]]
-    read = {path for group in identical for path in group}
-    unreadable = [path for path in paths if path not in read]
-    return DuplicateReport(groups, len(read), len(heads) - len(sketches), unreadable)
+    return DuplicateReport(groups, len(paths) - len(unreadable), len(heads) - len(sketches), unreadable)
 
 
 def _without_links(paths: Sequence[Path]) -> list[Path]:
@@ -122,12 +135,16 @@ def _group(head: Path, others: Sequence[DuplicateFile], copies: dict[Path, list[
     return group
 
 
-def _identical_files(paths: Sequence[Path], content_hash: Callable[[Path], str], track: Track) -> list[list[Path]]:
-    """The files in groups of the same bytes but for metadata; most groups have one file."""
+def _identical_files(
+    paths: Sequence[Path], content_hash: Callable[[Path], str], track: Track, unreadable: list[UncomparedFile]
+) -> list[list[Path]]:
+    """The files in groups of the same bytes but for metadata; most groups have one file. Adds to `unreadable`."""
     alike: dict[tuple[int, str], list[Path]] = {}
     for path in track(paths, "read"):
-        with suppress(LoraError):
+        try:
             alike.setdefault(hashes.quick_key(path), []).append(path)
+        except LoraError as error:
+            unreadable.append(UncomparedFile(path, str(error)))
     groups: list[list[Path]] = []
     for candidates in alike.values():
         same: dict[str, list[Path]] = {}
@@ -218,12 +235,13 @@ def format_duplicates(report: DuplicateReport) -> str:
             about = _SENTENCES[relation.kind].format(dtype=relation.dtype or "unknown", share=relation.share)
             lines.append(f"{'  ' if number else ''}{file.path}  ({about})")
         lines.append("")
-    found = sum(map(len, report.groups))
-    many = "group" if len(report.groups) == 1 else "groups"
-    lines.append(f"{report.files} files compared; {found} of them in {len(report.groups)} {many} of the same network.")
-    lines += (f"not compared, since it cannot be read: {path}" for path in report.unreadable)
+    if report.files:
+        found, groups = sum(map(len, report.groups)), counted(len(report.groups), "group")
+        lines.append(f"{counted(report.files, 'file')} compared; {found} of them in {groups} of the same network.")
+    lines += (f"not compared: {file.reason}" for file in report.unreadable)
     if report.by_content_alone:
-        lines.append(f"{report.by_content_alone} files were compared by their bytes alone.")
+        how = "file was compared by its bytes alone.", "files were compared by their bytes alone."
+        lines.append(counted(report.by_content_alone, *how))
     return "\n".join(lines) + "\n"
 
 
@@ -234,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the command's name; None reads that of the program.
 
     Returns:
-        The exit status.
+        The exit status: 0, or 2 where none of the files can be read.
 
     Raises:
         ToolError: a folder or pattern without a LoRA file.
@@ -252,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_text(json.dumps(vars(report), indent=2, ensure_ascii=False, default=_as_json))
     else:
         print_text(format_duplicates(report), end="")
-    return 0
+    return 0 if report.files else 2
 
 
 def _as_json(value: object) -> object:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..console import print_text, single_line
+from ..counted_words import counted
 from ..errors import ToolError
 from ..file.displayed_names import displayed_name
 from ..file.peft_config import adapter_config_stamp
@@ -172,11 +173,16 @@ def table_of_files(outcomes: Sequence[FileOutcome[_Result]], head: str, rows: Se
     Returns:
         Lines: the rows, the files that failed with the reasons, and the sum.
     """
-    failed = [f"  FAILED {single_line(f'{o.model}: {o.error}', 1000)}" for o in outcomes if o.status == "failed"]
+    failed = [f"  FAILED {single_line(_named_error(o), 1000)}" for o in outcomes if o.status == "failed"]
     counts = _counts(outcomes)
     texts = (f"{counts['done']} done", f"{counts['present']} done before", f"{counts['failed']} failed")
     total = ", ".join(text for text in texts if not text.startswith("0 "))
-    return [*([head, *rows] if rows else []), *failed, f"{len(outcomes)} files: {total}"]
+    return [*([head, *rows] if rows else []), *failed, f"{counted(len(outcomes), 'file')}: {total}"]
+
+
+def _named_error(outcome: FileOutcome[_Result]) -> str:
+    """Why a file failed, with the file, which many errors begin with."""
+    return outcome.error if outcome.error.startswith(outcome.model) else f"{outcome.model}: {outcome.error}"
 
 
 def _counts(outcomes: Sequence[FileOutcome[_Result]]) -> dict[str, int]:

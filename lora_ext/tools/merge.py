@@ -26,6 +26,7 @@ from ..command_line import (
     parse_precision,
     widest_dtype,
 )
+from ..counted_words import counted
 from ..errors import FitError, ToolError
 from ..file.loading import load_lora_file
 from ..file.lora_file import LoraFile
@@ -114,7 +115,8 @@ def _specs(
         raise ToolError("no files to merge; name them with --models")
     for what, given in (("ratios", ratios), ("block weights", blocks)):
         if given is not None and len(given) != len(files):
-            raise ToolError(f"{len(given)} {what} for {len(files)} files; give one for each")
+            what = what[:-1] if len(given) == 1 else what
+            raise ToolError(f"{len(given)} {what} for {counted(len(files), 'file')}; give one for each")
     names = [file.name for file in files]
     labels = [str(f.path or f.name) if names.count(f.name) > 1 else f.name for f in files]
     specs = []
@@ -145,7 +147,7 @@ def _compare(specs: Sequence[AdapterSpec], report: ToolReport) -> None:
     families = {spec.file.family for spec in specs} - {"unknown"}
     if not are_separate or len(families) > 1:
         files = ", ".join(
-            f"{spec.display_name} ({spec.file.family}, {len(spec.file.adapters)} layers)" for spec in specs
+            f"{spec.display_name} ({spec.file.family}, {counted(len(spec.file.adapters), 'layer')})" for spec in specs
         )
         raise ToolError(f"these files have no layer in common, nothing was merged: {files}")
     report.add_note("the files have no layer in common: each changes another part of the model")

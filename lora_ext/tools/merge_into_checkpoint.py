@@ -16,6 +16,7 @@ import torch
 from ..adapter_spec import AdapterSpec
 from ..block_weights import UNIFORM_WEIGHTS, parse_block_weights
 from ..command_line import SVD_ONLY_OPTIONS, parse_device, parse_precision
+from ..counted_words import counted
 from ..errors import ToolError
 from ..file.containers import similar_file_hint
 from ..file.loading import load_lora_file
@@ -40,7 +41,7 @@ class CheckpointMergeReport(ToolReport):
         brief = replace(self, layers=[])
         lines = ToolReport.text(brief).splitlines()[1:]
         changed = [self._line(layer) for layer in self.layers] if verbose else []
-        head = f"{self.verb}: {len(self.layers)} layers of the checkpoint matched and changed"
+        head = f"{self.verb}: {counted(len(self.layers), 'layer')} of the checkpoint matched and changed"
         return "\n".join([*changed, head, *lines]) + "\n"
 
     def _line(self, layer: LayerReport) -> str:
@@ -175,8 +176,8 @@ def run_checkpoint_merge(args: argparse.Namespace, folder_writer: Callable[..., 
     lbws = list(getattr(args, "lbws", None) or [])
     if len(ratios) != len(models) or (lbws and len(lbws) != len(models)):
         raise ToolError(
-            f"{len(models)} models, {len(ratios)} ratios"
-            + (f", {len(lbws)} block weights" if lbws else "")
+            f"{counted(len(models), 'model')}, {counted(len(ratios), 'ratio')}"
+            + (f", {counted(len(lbws), 'block weight')}" if lbws else "")
             + ": give one ratio"
             + (" and one --lbws value" if lbws else "")
             + " for each model"

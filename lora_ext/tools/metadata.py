@@ -148,6 +148,8 @@ def _edits(args: argparse.Namespace) -> bool:
 def _run(args: argparse.Namespace) -> dict[str, str]:
     """The metadata of one file, after the edits."""
     args.file = find_peft_file(args.file)
+    if _edits(args):
+        check_output_path(args.save_to or args.file, [args.file], overwrite=args.overwrite)
     contents = load_tensors(args.file)
     return _save_edited(args, contents.tensors, contents.metadata) if _edits(args) else dict(contents.metadata)
 
@@ -158,7 +160,7 @@ def _save_edited(
     """Writes the edited file; returns its metadata."""
     if not tensors:  # cloneofsimo's first .pt files are lists of tensors without names
         raise ToolError(f"the tensors of {args.file} have no names; convert the file first (lora_ext convert)")
-    path = check_output_path(args.save_to or args.file, [args.file], overwrite=args.overwrite)
+    path = args.save_to or args.file
     if (
         not (path.exists() and path.samefile(args.file))
         and find_adapter_config(args.file)

@@ -9,6 +9,7 @@ import torch
 
 from ..adapters import Adapter, Norm
 from ..command_line import widest_dtype
+from ..counted_words import counted
 from ..errors import FitError, ToolError
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
@@ -79,8 +80,8 @@ def bake_into_lora(
     report.layers = [row for row in report.layers if row.name not in names] + rows
     kept = min(ToolReport("bake", rows).kept, 1.0)
     report.add_note(
-        f"{len(rows)} layers ({', '.join(sorted(set(layers.values())))}) became the nearest LoRA of rank {rank}; "
-        f"{kept:.2%} of the norm of their change is kept (error {(1 - kept**2) ** 0.5:.2%})"
+        f"{counted(len(rows), 'layer')} ({', '.join(sorted(set(layers.values())))}) became the nearest LoRA of rank "
+        f"{rank}; {kept:.2%} of the norm of their change is kept (error {(1 - kept**2) ** 0.5:.2%})"
     )
     return result
 

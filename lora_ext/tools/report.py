@@ -12,6 +12,7 @@ from itertools import groupby
 import torch
 
 from ..console import print_text
+from ..counted_words import counted
 from ..file.lora_file import LoraFile
 from ..inject.rounding import ROUNDING_WARNING_SHARE, combined_surviving_share
 from ..json_text import dataclass_fields
@@ -264,15 +265,21 @@ class ToolReport:
         """
         lines = list(_table(self.layers, verbose))
         several = self.only_in or self.verb in _VERBS_WITH_SEVERAL_SOURCES
-        lines.append(f"{self.verb}: {self.matched} layers matched" if several else f"{self.verb}: {self._size()}")
+        lines.append(
+            f"{self.verb}: {counted(self.matched, 'layer')} matched"
+            if several
+            else f"{self.verb}: {counted(len(self.layers), 'layer')}"
+        )
         for source, names in self.only_in.items():
             lines.append(f"  {len(names)} only in {source}{_such_as(names)}")
         for source, keys in self.not_understood.items():
-            lines.append(f"  {len(keys)} keys not understood in {source}{_such_as(keys)}")
+            lines.append(f"  {counted(len(keys), 'key')} not understood in {source}{_such_as(keys)}")
         for source, names in self.left_out.items():
-            lines.append(f"  {len(names)} layers of {source} left out{_such_as(names)}")
+            lines.append(f"  {counted(len(names), 'layer')} of {source} left out{_such_as(names)}")
         if self.unchanged:
-            lines.append(f"  {len(self.unchanged)} layers as they were{_such_as(self.unchanged)}")
+            lines.append(
+                f"  {counted(len(self.unchanged), 'layer as it was', 'layers as they were')}{_such_as(self.unchanged)}"
+            )
         if self.layers:
             before, after = (sum(getattr(layer, side) or 0 for layer in self.layers) for side in ("old", "new"))
             lines.append(f"  ranks in all: {before} -> {after}; {_percent(self.kept)} of the norm kept")
@@ -295,12 +302,10 @@ class ToolReport:
         better = "fp16" if worst.dtype.itemsize == 1 else "float"
         return [
             f"WARNING: only {_percent(self.survived)} of the change is in the result, the rest is lost by rounding to "
-            f"{_name(worst.dtype)} ({len(low)} layers keep less than {ROUNDING_WARNING_SHARE:.0%}; "
-            f"{name} {_percent(worst.share)}); save as {better}: --save_precision {better}"
+            f"{_name(worst.dtype)} (less than {ROUNDING_WARNING_SHARE:.0%} of it in {counted(len(low), 'layer')}; "
+            f"{name} {_percent(worst.share)}); save as {better}: "
+            f"--save_precision {better}"
         ]
-
-    def _size(self) -> str:
-        return f"{len(self.layers)} layer{'' if len(self.layers) == 1 else 's'}"
 
 
 def _row(layer: LayerReport, rounding: Mapping[str, LayerRounding]) -> ReportRow:
@@ -323,7 +328,7 @@ def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
     hidden = [layer for group in groups[len(shown) :] for layer in group]
     if hidden:
         least = _percent(min(layer.counted for layer in hidden))
-        yield f"  … and {len(hidden)} more layers, each keeps {least} or more: --verbose lists all"
+        yield f"  … and {counted(len(hidden), 'more layer')}, each keeps {least} or more: --verbose lists all"
 
 
 def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:

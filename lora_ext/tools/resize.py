@@ -199,8 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, track: Track) -> ToolReport:
     """Resizes one file."""
-    file = load_lora_file(args.model)
     check_output_path(args.save_to, [args.model], overwrite=args.overwrite)
+    file = load_lora_file(args.model)
     result, report = resize_lora(
         file,
         args.new_rank,

@@ -12,7 +12,8 @@ from ..train.config.recipe import Recipe
 from ..train.config.suggested_recipe import suggest_settings
 from ..train.config.suggested_regularisation import RegularisationOffer, offer_regularisation
 from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation
-from ..train.data.dataset_folders import find_subsets
+from ..train.data.caption_lists import find_caption_list
+from ..train.data.dataset_folders import COMMON_IMAGE_SUFFIXES, concept_of_folder, find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file
 from ..train.data.subset import check_folder
@@ -48,12 +49,17 @@ def scan_picture_folder(folder: Path) -> DatasetScan:
         TrainError: There are no pictures, none can be read, or the folder has `N_concept` folders.
     """
     check_folder(folder, "the folder of pictures")  # later it is called by the option that the caller fills with it
-    scan = scan_dataset(find_subsets(Recipe(train_data_dir=str(folder))))
-    if scan.subsets[0].folder != folder:
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and any(map(is_image_file, path.iterdir())))
+    plain = find_caption_list(folder) or any(map(is_image_file, folder.iterdir()))
+    if not inside and not plain:
         raise TrainError(
-            f"{folder} has folders such as {scan.subsets[0].name}; give one folder of pictures, or use train"
+            f"{folder} has no pictures; put them in it; pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
         )
-    return scan
+    numbered = [path for path in inside if concept_of_folder(path)]
+    if numbered or not plain:
+        name = (numbered or inside)[0].name
+        raise TrainError(f"{folder} has folders such as {name}; give one folder of pictures, or use train")
+    return scan_dataset(find_subsets(Recipe(train_data_dir=str(folder))))
 
 
 def duplicate_pictures(scan: DatasetScan) -> list[tuple[Path, Path]]:

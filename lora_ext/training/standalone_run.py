@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..command_line import check_output_folder
 from ..compare.sheet_layout import Sheet, draw_sheet
 from ..errors import FileError, TrainError
 from ..file.saving import save_here_or_beside
@@ -15,6 +16,7 @@ from ..host.standalone.model import StandaloneModel
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..protocols import HostInterface
 from ..train.config.recipe import Recipe
+from ..train.data.subset import check_folder
 from ..train.run.process_group import ProcessGroup, open_process_group
 from ..train.run.run_reporter import OnTrainingProgress
 from ..train.run.run_requests import ControlFile, RunRequest
@@ -82,6 +84,22 @@ def open_trainable_model(
     )
 
 
+def check_run_folders(recipe: Recipe) -> None:
+    """Checks the folders of a run before its model is loaded, which takes long; nothing is created.
+
+    Args:
+        recipe: The settings.
+
+    Raises:
+        LoraError: `output_dir` is a file, or there is no folder of pictures where `train_data_dir` says.
+    """
+    if recipe.output_dir is not None:
+        check_output_folder(Path(recipe.output_dir), "output_dir")
+    pictures = recipe.train_data_dir if recipe.mode == "pictures" and not recipe.dataset_config else None
+    if pictures and not Path(pictures).is_file():  # a file may be a table of pictures
+        check_folder(Path(pictures), "train_data_dir")
+
+
 def train(
     recipe: Recipe,
     *,
@@ -109,6 +127,7 @@ def train(
     Raises:
         LoraError: The settings contradict each other, a file is missing, memory or disk is full, or the loss is NaN.
     """
+    check_run_folders(recipe)
     process_group = process_group or open_process_group(recipe.device)
     if model is None:
         model = open_trainable_model(recipe, process_group.device, tokenizer=tokenizer, config=config)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..command_line import check_output_folder
 from ..console import print_text
 from ..errors import TrainError
 from ..protocols import TrainableModel
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(mark in args.name for mark in "/\\"):
         raise TrainError(f"--name {args.name!r} has a folder; give a name alone, and the folder by --output_dir")
     trigger = (args.trigger or args.name).strip()
-    scan = _scan_and_report(args.pictures)
     asked = recipe_from_arguments(args)
+    check_output_folder(Path(asked.output_dir or args.name), "--output_dir")
+    scan = _scan_and_report(args.pictures)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
     suggested = _suggested_settings(args, asked, model, scan, trigger)
     own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
@@ -58,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = recipe_from_arguments(args, base, lambda sentence: print_text(sentence, file=sys.stderr))
     for name, row in suggested.items():
         given = getattr(recipe, name)
-        print_text(f"{name} = {given}: {row.reason if given == row.value else 'as given'}", file=sys.stderr)
+        shown = repr(given) if str(given)[-1:] in ",.:" else given  # else it would run into the reason
+        print_text(f"{name} = {shown}: {row.reason if given == row.value else 'as given'}", file=sys.stderr)
     if args.dry_run:
         return 0
     if recipe.sample_prompts is None:

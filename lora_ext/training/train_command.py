@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from ..console import print_text, printable_text
+from ..counted_words import counted
 from ..errors import LoraError, TrainError
 from ..generate.compare_command import ComparisonSummary
 from ..host.standalone.trainable_model import StandaloneTrainableModel
@@ -25,7 +26,7 @@ from ..train.run.training_result import TrainingResult
 from . import epoch_comparison
 from .dataset_listing import dataset_lines
 from .run_name import claimed_name
-from .standalone_run import SilentHost, train
+from .standalone_run import SilentHost, check_run_folders, train
 
 STOPPED_EXIT_STATUS = 130
 """Exit status of a run that the user stopped: 128 + SIGINT, as in shells."""
@@ -145,6 +146,7 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTraina
     Raises:
         LoraError: As `train`.
     """
+    check_run_folders(recipe)
     with claimed_name(recipe) as named:
         return _run(named, args, model)
 
@@ -170,7 +172,10 @@ def _run(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableMod
         for path in (*result.files, result.sheet):
             if path is not None:
                 print_text(path)
-        print_text(f"{result.steps} steps in {format_clock(result.seconds)}, loss {result.loss:.4f}", file=sys.stderr)
+        print_text(
+            f"{counted(result.steps, 'step')} in {format_clock(result.seconds)}, loss {result.loss:.4f}",
+            file=sys.stderr,
+        )
     if process_group.is_main:
         compared = _compare_epochs(recipe, result, args) if args.compare and not result.stopped else None
         if args.json:

@@ -21,6 +21,7 @@ from ..train.data.image_files import (
     IMAGE_FILE_SUFFIXES,
     UnreadableImage,
     check_image_data,
+    damaged_image_reason,
     is_image_file,
     rejecting_truncated_images,
 )
@@ -138,7 +139,7 @@ def _check_pictures(received: Sequence[ReceivedFile], result: AddedPictures) -> 
     def check(file: ReceivedFile) -> str | RefusedFile:
         try:
             data = file.path.read_bytes()
-            _check_format(data)
+            _check_format(file, data)
             check_image_data(Path(file.name), data)
         except (UnreadableImage, OSError) as error:
             return RefusedFile(file.name, str(error).removeprefix(f"{Path(file.name)} "))
@@ -153,14 +154,14 @@ def _check_pictures(received: Sequence[ReceivedFile], result: AddedPictures) -> 
                 yield file, found
 
 
-def _check_format(data: bytes) -> None:
+def _check_format(file: ReceivedFile, data: bytes) -> None:
     """Raises UnreadableImage for what is none of `_FORMATS`."""
     Image.init()
     try:
         with Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN]):
             return
     except Exception:  # decoders have many words for a damaged file
-        raise UnreadableImage("it is damaged, or of a kind that cannot be read here; save it as JPEG or PNG") from None
+        raise UnreadableImage(damaged_image_reason(Path(file.name))) from None
 
 
 def _add(

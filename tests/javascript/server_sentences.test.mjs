@@ -90,6 +90,21 @@ test("each sentence is known by its own words, and its values come out as they a
     setTranslations({});
 });
 
+test("what the program says of one thing is known too", () => {
+    setTranslations({
+        "{0} pictures have no mask; their whole area is trained": "{0} 张没有蒙版",
+        "{0} pictures × {1} repeats × {2} epochs = {3} steps": "{0}×{1}×{2}={3}",
+        "none of the {0} pictures can be read; the first: {1}": "{0}：{1}",
+    });
+    assert.equal(pageWords("1 picture has no mask; its whole area is trained"), "1 张没有蒙版");
+    assert.equal(pageWords("2 pictures have no mask; their whole area is trained"), "2 张没有蒙版");
+    assert.equal(pageWords("1 picture × 20 repeats × 1 epoch = 20 steps"), "1×20×1=20");
+    assert.equal(pageWords("the only picture cannot be read: x"), "1：x");
+    setTranslations({});
+    assert.equal(pageWords("1 picture has no mask; its whole area is trained").slice(0, 20), "1 picture has no mas");
+    assert.equal(pageWords("1 picture × 20 repeats × 1 epoch = 20 steps").slice(-8), "20 steps");
+});
+
 test("parts of sentences are no sentences, and sentences are found where they are joined", () => {
     const known = { "and {0} more": "另 {0} 个", "its weight is 0": "权重为 0", "use sdpa": "请用 sdpa" };
     setTranslations({

@@ -130,7 +130,7 @@ export const FILE_SENTENCES = [
     "every weight is 1: no layer was changed",
     "the tensors of {0} have no names; convert the file first (lora_ext convert)",
     "the strength of {0} is in {1} beside it, and {2} would lose it: write the file there with convert first",
-    "WARNING: only {0} of the change is in the result, the rest is lost by rounding to {1} ({2} layers keep less than {3}; {4} {5}); save as {6}: --save_precision {7}",
+    "WARNING: only {0} of the change is in the result, the rest is lost by rounding to {1} (less than {2} of it in {3} layers; {4} {5}); save as {6}: --save_precision {7}",
     "{0} at a multiplier m: {1}; here it is W + m·(W′ − W)",
     "ComfyUI applies it times m², and takes alpha for the bound that other programs multiply by the outputs",
     "ComfyUI interpolates each factor and multiplies the change by m once more",

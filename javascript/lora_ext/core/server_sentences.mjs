@@ -6,6 +6,7 @@ import { HOST_SENTENCES } from "./host_sentence_list.mjs";
 import { PICTURE_SENTENCES } from "./picture_sentence_list.mjs";
 import { SENTENCE_PARTS } from "./part_sentence_list.mjs";
 import { SERVER_SENTENCES } from "./server_sentence_list.mjs";
+import { COUNTED, SINGULAR } from "./singular_forms.mjs";
 import { filled, t, translation } from "./strings.mjs";
 import { TRAINING_INPUT_SENTENCES } from "./training_input_sentence_list.mjs";
 import { TRAINING_SENTENCES } from "./training_sentence_list.mjs";
@@ -87,12 +88,15 @@ const FOR_THE_PAGE = [
 /** Parts that the program makes of others. */
 const COMPOSED_PARTS = ["made for {0}", "starts at {0} and stops before {1}"];
 
+/** In a sentence: the s or es of a thing that is counted, which is not there behind a 1. */
+const PLURAL = "\0";
+
 /** @param {string} sentence */
 function pattern(sentence) {
     const literal = sentence.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     // directly behind another one stands what follows a semicolon, such as "; did you mean …", or nothing
     const withEnds = literal.replace(/(\\\{\d\\\})\\\{\d\\\}/g, "$1((?:; .+)?)");
-    return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)")}$`, "s");
+    return new RegExp(`^${withEnds.replace(/\\\{\d\\\}/g, "(.*?)").replaceAll(PLURAL, "(?:e?s)?")}$`, "s");
 }
 
 /** An option of the command line and of settings files, such as reg_generate. */
@@ -126,14 +130,16 @@ const NAMED = /^\{\d\} [a-z]/;
  * @param {boolean} [isPart] whether it stands within sentences only
  */
 function row(sentence, shown, isPart = false) {
-    const pieces = sentence.split(/\{\d\}/);
+    const marked = sentence.replace(COUNTED, `$1${PLURAL}`);
+    const pieces = marked.split(new RegExp(`\\{\\d\\}|${PLURAL}`));
     const [piece] = [...pieces].sort((a, b) => b.length - a.length);
     return {
         shown,
         isPart,
         piece,
         letters: pieces.join("").length,
-        fits: pattern(sentence),
+        fits: pattern(marked),
+        places: [...sentence.matchAll(/\{(\d)\}/g)].map(([, place]) => Number(place)),
         isNamed: NAMED.test(sentence),
     };
 }
@@ -151,7 +157,9 @@ const rows = [
     ...lists.flat().map((sentence) => row(sentence, sentence)),
     ...FOR_THE_PAGE.map(([sentence, shown]) => row(sentence, shown)),
     ...[...SENTENCE_PARTS, ...COMPOSED_PARTS].map((sentence) => row(sentence, sentence, true)),
-].sort((a, b) => b.letters - a.letters);
+]
+    .flatMap((many) => (SINGULAR[many.shown] ? [many, row(SINGULAR[many.shown], many.shown, many.isPart)] : [many]))
+    .sort((a, b) => b.letters - a.letters);
 
 /** Letters of a sentence; a longer text, which may take long to match, is no message. */
 const LONGEST = 2000;
@@ -181,7 +189,9 @@ function oneSentence(text, isPart) {
         // a part may be a sentence too, such as why something is so, or the names that were meant
         const words = (/** @type {string} */ part, /** @type {number} */ i) =>
             isName(i) || part.length === text.length ? part : said(part);
-        return withLabels(known.shown, match.slice(1).map(words));
+        const values = ["1"]; // which the singular may leave out
+        known.places.forEach((place, i) => (values[place] = words(match[i + 1], i)));
+        return withLabels(known.shown, values);
     }
     return null;
 }

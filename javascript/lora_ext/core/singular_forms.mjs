@@ -1,7 +1,7 @@
 // English texts that read otherwise for one thing. Japanese and Chinese have one form for every number.
 
-/** Text with {0} things → the text for one. @type {Record<string, string>} */
-const SINGULAR = {
+/** Text with {0} things → the text for one, as the program says it too. @type {Record<string, string>} */
+export const SINGULAR = {
     "{0} captions came with them": "{0} caption came with them",
     "{0} pictures added": "{0} picture added",
     "{0} pictures have no caption with the trigger word": "{0} picture has no caption with the trigger word",
@@ -54,6 +54,8 @@ const SINGULAR = {
         "{0} layer needs the base model's weights or has no rank, and stays as it is",
     "{0} layers need the base model's weights and are left out; merging into a checkpoint can merge them":
         "{0} layer needs the base model's weights and is left out; merging into a checkpoint can merge it",
+    "; {0} files are indexed below {1}": "; {0} file is indexed below {1}",
+    "; {0} pictures have one (--overwrite replaces them)": "; {0} picture has one (--overwrite replaces them)",
     "{0} entries were not understood, such as {1}": "{0} entry was not understood: {1}",
     "{0} training runs are among the LoRA files{1}": "{0} training run is among the LoRA files{1}",
     "{0} pictures are cropped by hand": "{0} picture is cropped by hand",
@@ -70,14 +72,18 @@ const SINGULAR = {
     "and {0} more such pictures": "and {0} more such picture",
     "none of the {0} pictures can be read; the first: {1}": "the only picture cannot be read: {1}",
     "skipped: {0} more pictures that cannot be read": "skipped: {0} more picture that cannot be read",
+    "{0}: {1} layers have another size than the checkpoint's and are left out, such as {2}":
+        "{0}: {1} layer has another size than the checkpoint's and is left out: {2}",
     "Overfitting: {0} of {1} pictures are nearly copies of training pictures: {2}.":
         "Overfitting: {0} of {1} pictures is nearly a copy of a training picture: {2}.",
 };
 
-const THINGS =
-    "caption column epoch file group key layer number pair picture region repeat sample step tag token value";
+const THINGS = [
+    ..."batch caption column epoch file group key layer number pair picture prompt".split(" "),
+    ..."region repeat sample step tag tensor token value weight".split(" "),
+];
 /** What longer texts count. Where a verb follows, which has a form of its own, the text stands above. */
-const COUNTED = new RegExp(`(\\{(\\d)\\} (?:${THINGS.replaceAll(" ", "|")}))s\\b(?! (?:are|have|need|were)\\b)`, "g");
+export const COUNTED = new RegExp(`(\\{(\\d)\\} (?:${THINGS.join("|")}))e?s\\b(?! (?:are|have|need|were)\\b)`, "g");
 
 /**
  * An English text with the right words for one thing.
@@ -85,6 +91,8 @@ const COUNTED = new RegExp(`(\\{(\\d)\\} (?:${THINGS.replaceAll(" ", "|")}))s\\b
  * @param {(string | number)[]} values
  */
 export function englishFor(text, values) {
-    const whole = (Number(values[0]) === 1 && SINGULAR[text]) || text;
+    // counted is the first value, but for a name before a colon
+    const [, counted] = /\{(\d)\}(?!:)/.exec(text) || [];
+    const whole = (counted && Number(values[Number(counted)]) === 1 && SINGULAR[text]) || text;
     return whole.replace(COUNTED, (many, one, place) => (Number(values[place]) === 1 ? one : many));
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...block_weights import parse_finite_number
 from ...blocks import MID, SD_BLOCKS, SDXL_BLOCKS, UNetBlocks
+from ...counted_words import counted, fill_counts
 from ...errors import BlockError, TrainError, did_you_mean
 from ...layer_names import TE, UNET, LayerId
 from .layer_choice import is_trained_layer, is_wider_than_1x1, number_for_layer
@@ -130,10 +131,12 @@ def block_list_notes(recipe: Recipe, family: UNetBlocks = SD_BLOCKS) -> Iterator
         if len(numbers) in counts or (len(numbers) == 1 and name != "mid_lr_weight"):
             continue  # one is a curve, or none is given
         wanted = " or ".join(map(str, counts))
-        if len(numbers) < counts[-1]:
-            yield f"{name} has {len(numbers)} numbers where {family.name} takes {wanted}; those that are missing are 1"
-        else:
-            yield f"{name} has {len(numbers)} numbers where {family.name} takes {wanted}; the rest is not used"
+        text = (
+            "{0} has {1} numbers where {2} takes {3}; those that are missing are 1"
+            if len(numbers) < counts[-1]
+            else "{0} has {1} numbers where {2} takes {3}; the rest is not used"
+        )
+        yield fill_counts(text, name, len(numbers), family.name, wanted)
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,9 @@ class ModuleRanks:
                 return values
             if len(values) != len(blocks):
                 ends = f"{blocks[0]} to {blocks[-1]}"
-                raise TrainError(f"{len(values)} values where {self.family.name} has {len(blocks)} blocks, {ends}")
+                raise TrainError(
+                    f"{counted(len(values), 'value')} where {self.family.name} has {len(blocks)} blocks, {ends}"
+                )
             return (plain, *values[:half], *(values[half],) * len(mid), *values[half + 1 :], plain)
 
         pairs = zip(spread(dims, other.rank), spread(alphas, other.alpha), strict=True)

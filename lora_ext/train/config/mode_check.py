@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...counted_words import counted
 from .prompt_tasks import split_prompts
 from .recipe import Recipe
 
@@ -84,7 +85,7 @@ def _prompts(recipe: Recipe) -> Iterator[str]:
         prompts = split_prompts(getattr(recipe, name))
         if len(prompts) not in (0, 1, max(1, len(originals))):
             yield (
-                f"{name} has {len(prompts)} prompts and original_prompt {len(originals)}; "
+                f"{name} has {counted(len(prompts), 'prompt')} and original_prompt {len(originals)}; "
                 "give one for all, or as many as originals"
             )
     if recipe.uce_start and (recipe.network_weights or recipe.init_lora_weights != "kaiming"):

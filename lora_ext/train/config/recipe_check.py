@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from ...counted_words import counted
 from ...errors import TrainError
 from .block_settings import KOHYA_SDXL_COUNT, block_rate_weights
 from .layer_choice import parse_layer_numbers
@@ -66,7 +67,10 @@ def _network(r: Recipe) -> Iterator[str]:
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(r, name)
         if values is not None and len(values) not in (25, 19, KOHYA_SDXL_COUNT):
-            yield f"{name} has {len(values)} values; give 25 (IN00 to IN11, MID, OUT00 to OUT11), or 19 for SDXL"
+            yield (
+                f"{name} has {counted(len(values), 'value')}; give 25 (IN00 to IN11, MID, OUT00 to OUT11), or 19 for "
+                "SDXL"
+            )
         if values is not None and min(values) < 0:
             yield f"{name} has {min(values)}; give 0 or more (a rank of 0 makes no modules)"
     if r.trains_unet and max(block_rate_weights(r).values()) == 0 and not r.trains_text:

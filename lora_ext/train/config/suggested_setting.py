@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...counted_words import fill_counts
+
 SMALL_MODEL_PIXELS = 256
 """A model for pictures of fewer pixels a side is a small one: quick, and of few parameters."""
 
@@ -49,4 +51,4 @@ class SuggestedSetting:
     @property
     def reason(self) -> str:
         """The sentence."""
-        return self.template.format(*self.values)
+        return fill_counts(self.template, *self.values)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...counted_words import counted
 from ...errors import FileError, LoraError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
@@ -37,9 +38,9 @@ class CaptioningReport:
     def text(self) -> str:
         """One line for each caption, and one with the totals."""
         lines = [f"{Path(path).name}: {caption}" for path, caption in self.written]
-        sums = f"{len(self.written)} captions written"
+        sums = f"{counted(len(self.written), 'caption')} written"
         if self.had:
-            sums += f"; {len(self.had)} pictures have one (--overwrite replaces them)"
+            sums += f"; {counted(len(self.had), 'picture has', 'pictures have')} one (--overwrite replaces them)"
         return "\n".join([*lines, *(f"skipped: {sentence}" for sentence in self.skipped), sums])
 
 
@@ -124,7 +125,11 @@ def _describe(
         captions = describe([image for _, image in opened])
     except Exception as error:  # of whatever model: what was written before is worth a word
         reason = str(error) if isinstance(error, LoraError) else f"{type(error).__name__}: {error}"
-        kept = f"; the {len(done.written)} captions written before stay" if done.written else ""
+        kept = (
+            f"; the {counted(len(done.written), 'caption written before stays', 'captions written before stay')}"
+            if done.written
+            else ""
+        )
         raise TrainError(f"{opened[0][0].name} could not be described: {reason}{kept}") from error
     for (path, _), text in zip(opened, captions, strict=True):
         caption = " ".join(word for word in (around[0], " ".join(text.split()), around[1]) if word)

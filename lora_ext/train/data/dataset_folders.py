@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...console import replace_lone_surrogates
+from ...counted_words import counted
 from ...errors import TrainError
 from ..config.recipe import Recipe
 from .caption_lists import find_caption_list
@@ -122,7 +123,13 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
             repeats, concept = int(match[1]), prompt or concept_of_folder(root)
         found.append(load_subset(root, recipe, repeats, "" if own_captions else concept, regularisation))
     elif plain and found:
-        notify(f"{len(plain)} pictures directly in {root} are not used, because it has folders such as {found[0].name}")
+        notify(
+            counted(
+                len(plain),
+                f"picture directly in {root} is not used, because it has folders such as {found[0].name}",
+                f"pictures directly in {root} are not used, because it has folders such as {found[0].name}",
+            )
+        )
     listed = {path.parent for subset in found for path in subset.files}
     left_out = [name for name in left_out if root / name not in listed]
     if left_out:

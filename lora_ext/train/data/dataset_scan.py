@@ -92,7 +92,10 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
     images = tuple(result for result in results if isinstance(result, DatasetImage))
     skipped = tuple(result for result in results if isinstance(result, str))
     if not any(not subsets[image.subset].regularisation for image in images):
-        raise TrainError(f"none of the {len(jobs)} pictures can be read; the first: {skipped[0] if skipped else '-'}")
+        first = skipped[0] if skipped else "-"
+        if len(jobs) == 1:
+            raise TrainError(f"the only picture cannot be read: {first}")
+        raise TrainError(f"none of the {len(jobs)} pictures can be read; the first: {first}")
     return DatasetScan(tuple(subsets), images, skipped)
 
 

@@ -162,9 +162,14 @@ def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
         raise UnreadableImage(f"{path} claims {size[0]}x{size[1]} pixels in {file_size} bytes; make it smaller first")
 
 
+def damaged_image_reason(path: Path) -> str:
+    """What is wrong with a file that no decoder takes for an image."""
+    return f"it is damaged, or of a kind that cannot be read here ({path.suffix}); save it as JPEG or PNG"
+
+
 def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is damaged, or of a kind that cannot be read here ({path.suffix}); save it as JPEG or PNG"
+        return damaged_image_reason(path)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ...command_line import CommandParser
 from ...console import print_text
+from ...counted_words import counted
 from ...errors import FileError, TrainError
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress, progress_bar
@@ -49,13 +50,14 @@ class ResizeReport:
 
     def text(self) -> str:
         """One line with the totals, and one for each image that was left out."""
-        line = f"{self.images_read} pictures read, {len(self.written)} written"
+        line = f"{counted(self.images_read, 'picture')} read, {len(self.written)} written"
         if self.copied:
-            line += f", {len(self.copied)} other files copied"
+            line += f", {counted(len(self.copied), 'other file')} copied"
         if self.already_there:
             line += f", {len(self.already_there)} existed already (--overwrite replaces them)"
         if self.captions_left:
-            line += f"\n{self.captions_left} of the pictures have captions; --copy_associated_files copies them too"
+            those = counted(self.captions_left, "of the pictures has a caption", "of the pictures have captions")
+            line += f"\n{those}; --copy_associated_files copies them too"
         return "\n".join([line, *(f"skipped: {sentence}" for sentence in self.skipped)])
 
 

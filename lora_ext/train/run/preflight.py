@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...counted_words import counted, fill_counts
 from ...errors import TrainError
 from ...protocols import VAE_SCALE_FACTOR, TrainableModel
 from ..data.buckets import PixelSize
@@ -191,7 +192,9 @@ def _check_contradictions(data: Dataset, steps: int) -> None:
         )
     warm = recipe.lr_warmup_steps
     if warm >= 1 and warm >= steps:
-        raise TrainError(f"lr_warmup_steps {warm:g} takes all of the {steps:,} steps; make it smaller, such as 0.1")
+        raise TrainError(
+            f"lr_warmup_steps {warm:g} takes all of the {counted(steps, 'step')}; make it smaller, such as 0.1"
+        )
     varies = [s.name for s in data.subsets if not s.caption_rules.fixed]
     if recipe.cache_text_encoder_outputs and varies and recipe.dataset_config:
         raise TrainError(
@@ -253,14 +256,22 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
     if without_text == len(train) and not recipe.caption_prefix:
         yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
     elif without_text and not isinstance(data, PromptDataset):  # there an empty prompt is meant
-        yield f"{without_text} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one"
+        yield counted(
+            without_text,
+            "picture has neither a caption nor a folder such as '10_concept'; it gets an empty one",
+            "pictures have neither a caption nor a folder such as '10_concept'; they get an empty one",
+        )
     small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
     if small:
-        yield f"{small} pictures are much smaller than their bucket and become blurred; set a lower resolution"
+        yield counted(
+            small,
+            "picture is much smaller than its bucket and becomes blurred; set a lower resolution",
+            "pictures are much smaller than their bucket and become blurred; set a lower resolution",
+        )
     cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
     if cut:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
-        yield f"more than 30% of {cut} pictures is cut off{hint}"
+        yield f"more than 30% of {counted(cut, 'picture')} is cut off{hint}"
     if recipe.reg_data_dir and not regular:
         if recipe.reg_generate:
             yield "reg_generate draws the regularisation pictures first; with them there are twice as many steps"
@@ -272,12 +283,16 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
             yield f"keep_tokens {recipe.keep_tokens} keeps all tags of every caption, so nothing is shuffled"
     missing = sum(p.mask is None for p in train)
     if recipe.masked_loss and missing and not recipe.alpha_mask:
-        yield f"{missing} pictures have no mask; their whole area is trained"
+        yield counted(
+            missing,
+            "picture has no mask; its whole area is trained",
+            "pictures have no mask; their whole area is trained",
+        )
     cropped, painted = sum(p.crop is not None for p in train), sum(p.mask == picture_edit_path(p.path) for p in train)
     if cropped:
-        yield f"{cropped} pictures are cropped by hand"
+        yield fill_counts("{0} pictures are cropped by hand", cropped)
     if painted:
-        yield f"{painted} pictures have a painted mask; what it leaves out is not learned"
+        yield fill_counts("{0} pictures have a painted mask; what it leaves out is not learned", painted)
 
 
 def _share(resized: PixelSize, bucket: PixelSize) -> float:
@@ -289,15 +304,21 @@ def _share(resized: PixelSize, bucket: PixelSize) -> float:
 
 def _lines(report: PreflightReport) -> Iterator[str]:
     for c in report.concepts:
-        much = f"{c.pictures} regularisation" if c.regularisation else f"{c.pictures} pictures × {c.repeats} repeats"
-        line = f"{c.folder}: {much} = {c.turns:,} samples an epoch"
+        much = (
+            f"{c.pictures} regularisation"
+            if c.regularisation
+            else f"{counted(c.pictures, 'picture')} × {counted(c.repeats, 'repeat')}"
+        )
+        line = f"{c.folder}: {much} = {counted(c.turns, 'sample')} an epoch"
         used = f" ({c.concept!r} is used)" if c.concept else ""
         yield f"{line}, {c.without_caption} without a caption{used}" if c.without_caption else line
     yield _sum(report)
     if report.layers:
         yield f"trained layers: {', '.join(f'{n} {sort}' for sort, n in report.layers.items())}"
     if len(report.buckets) > 1 or report.buckets[0].pictures > 0:
-        rows = (f"{b.size[0]}x{b.size[1]} {b.pictures} ({b.batches:,} batches)" for b in report.buckets)
+        rows = (
+            f"{b.size[0]}x{b.size[1]} {b.pictures} ({counted(b.batches, 'batch', 'batches')})" for b in report.buckets
+        )
         yield f"pictures by size: {', '.join(rows)}"
     if report.longest:
         yield f"longest caption: {report.longest} of {report.limit} tokens"
@@ -311,10 +332,10 @@ def _lines(report: PreflightReport) -> Iterator[str]:
     for group in report.duplicates[:3]:
         yield _marked(f"the same picture more than once: {', '.join(group[:4])}")
     if len(report.duplicates) > 3:
-        yield _marked(f"and {len(report.duplicates) - 3} more such pictures")
+        yield _marked(f"and {counted(len(report.duplicates) - 3, 'more such picture')}")
     yield from (_marked(f"skipped: {sentence}") for sentence in report.skipped[:5])
     if len(report.skipped) > 5:
-        yield _marked(f"skipped: {len(report.skipped) - 5} more pictures that cannot be read")
+        yield _marked(f"skipped: {counted(len(report.skipped) - 5, 'more picture')} that cannot be read")
     yield from map(_marked, report.notes)
     yield from _cost_lines(report)
 
@@ -332,15 +353,17 @@ def _sum(report: PreflightReport) -> str:
     )
     if plain and len(report.concepts) == 1:
         c = train[0]
-        return f"{c.pictures} pictures × {c.repeats} repeats × {report.epochs} epochs = {report.steps:,} steps"
-    text = f"{samples:,} samples in {report.batches:,} batches of up to {report.batch_size}"
+        pattern = "{0} pictures × {1} repeats × {2} epochs = {3} steps"
+        return fill_counts(pattern, c.pictures, c.repeats, report.epochs, f"{report.steps:,}")
+    text = f"{counted(samples, 'sample')} in {counted(report.batches, 'batch', 'batches')} of up to {report.batch_size}"
     if report.world > 1:
         text = f"{text} on {report.world} processes"
     if report.accumulation > 1:
         text = f"{text}, {report.accumulation} of them a step"
+    each, steps = f"{report.steps_per_epoch:,}", f"{report.steps:,}"
     if report.steps == report.epochs * report.steps_per_epoch:
-        return f"{text} = {report.steps_per_epoch:,} steps an epoch × {report.epochs} epochs = {report.steps:,} steps"
-    return f"{text} = {report.steps_per_epoch:,} steps an epoch; {report.steps:,} steps in all, {report.epochs} epochs"
+        return fill_counts("{0} = {1} steps an epoch × {2} epochs = {3} steps", text, each, report.epochs, steps)
+    return fill_counts("{0} = {1} steps an epoch; {2} steps in all, {3} epochs", text, each, steps, report.epochs)
 
 
 def _cost_lines(report: PreflightReport) -> Iterator[str]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...adapter_spec import AdapterSpec
 from ...applied_networks import AppliedNetworks
+from ...counted_words import counted
 from ...errors import TrainError
 from ...file.loading import load_lora_file
 from ...inject import BAKED
@@ -95,7 +96,9 @@ def fit_to_network_weights(recipe: Recipe, notify: Callable[[str], None]) -> Rec
     wide = [adapter.rank for adapter in file.adapters.values() if is_wider_than_1x1(adapter.delta_shape() or ())]
     if not wide:
         return recipe
-    notify(f"dim_from_weights: {file.name} has {len(wide)} layers with 3x3 kernels, so network_module is c3lier")
+    notify(
+        f"dim_from_weights: {file.name} has {counted(len(wide), 'layer')} with 3x3 kernels, so network_module is c3lier"
+    )
     return replace(recipe, network_module="c3lier", conv_dim=wide[0])
 
 

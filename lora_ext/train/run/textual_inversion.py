@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ...counted_words import counted
 from ...errors import TrainError
 from ...lora_tags import surround_with_spaces
 from ...protocols import SampleSpec, TrainableModel
@@ -155,7 +156,7 @@ class TrainableEmbedding:
         """
         missing = self.add_token_to_captions(data)
         if missing:
-            notify(f"{self.token!r} was put into {missing} captions that did not contain it")
+            notify(f"{self.token!r} was put into {counted(missing, 'caption')} that did not contain it")
         train = [p for p in data.images if not data.subsets[p.subset].regularisation]
         regular = [p for p in data.images if data.subsets[p.subset].regularisation]
         unread = [
@@ -164,7 +165,7 @@ class TrainableEmbedding:
             if not self._count_token(self._full_caption(p.caption, data.subsets[p.subset].caption_rules))
         ]
         if unread:
-            where = f"in {len(unread)} of {len(train)} captions, such as that of {unread[0].path}"
+            where = f"in {len(unread)} of {counted(len(train), 'caption')}, such as that of {unread[0].path}"
             why = f"{self.token!r} is not read {where}: what is after {self.recipe.max_token_length} tokens is cut off"
             if len(unread) == len(train):
                 raise TrainError(f"{why}; shorten caption_prefix and the captions, or set max_token_length 150 or 225")
@@ -172,8 +173,8 @@ class TrainableEmbedding:
         count = sum(bool(self._count_token(p.caption)) for p in regular)
         if count:
             notify(
-                f"{self.token!r} is in {count} captions of regularisation pictures, which keep what the model already "
-                "knows; choose a rarer token_string, or change those captions"
+                f"{self.token!r} is in {counted(count, 'caption')} of regularisation pictures, which keep what the "
+                "model already knows; choose a rarer token_string, or change those captions"
             )
 
     @staticmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ...counted_words import fill_counts
 from ...csv_rows import load_csv_rows
 from ...progress import Track
 from ...protocols import TrainableModel
@@ -179,7 +180,7 @@ def open_validation(
     path = folder / f"{recipe.output_name}.validation.csv" if group.is_main else None
     validation = Validation(data, stepper, recipe, path)
     validation.load_rows(step)
-    notify(f"{len(data.images)} pictures are kept apart for validation")
+    notify(fill_counts("{0} pictures are kept apart for validation", len(data.images)))
     return validation
 
 
