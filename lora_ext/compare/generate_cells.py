@@ -182,18 +182,7 @@ def generate_cells(
             store.create_folder(CELLS_FOLDER)
         with NameClaims(store.cells) as claims:
             while groups:
-                claimed_by_others: list[list[ImageSpec]] = []
-                for group in groups:
-                    mine, theirs = _claim(group, key_of, store, claims)
-                    if theirs:
-                        claimed_by_others.append(theirs)
-                    if mine:
-                        for image_spec, image in zip(mine, renderer.generate(mine, counter.on_step), strict=True):
-                            store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
-                            claims.release(key_of[image_spec])
-                        counter.own += len(mine)
-                        counter.count()
-                groups = claimed_by_others
+                groups = _draw_unclaimed(groups, key_of, number, renderer, store, claims, counter)
                 if groups:
                     time.sleep(WAIT_SECONDS)
                     store.refresh()
@@ -241,6 +230,30 @@ class _PictureCounter:
         self.progress.kept = self.progress.done - self.own
         self.progress.newest = newest or self.progress.newest
         self.on_step(0, 1)
+
+
+def _draw_unclaimed(
+    groups: Sequence[Sequence[ImageSpec]],
+    key_of: Mapping[ImageSpec, str],
+    number: Mapping[str, int],
+    renderer: ImageRenderer,
+    store: CellStore,
+    claims: NameClaims,
+    counter: _PictureCounter,
+) -> list[list[ImageSpec]]:
+    """Draws what no other process has claimed of each batch; returns the rest, which others are drawing."""
+    claimed_by_others: list[list[ImageSpec]] = []
+    for group in groups:
+        mine, theirs = _claim(group, key_of, store, claims)
+        if theirs:
+            claimed_by_others.append(theirs)
+        if mine:
+            for image_spec, image in zip(mine, renderer.generate(mine, counter.on_step), strict=True):
+                store.save_image(key_of[image_spec], image, number[key_of[image_spec]])
+                claims.release(key_of[image_spec])
+            counter.own += len(mine)
+            counter.count()
+    return claimed_by_others
 
 
 def _claim(

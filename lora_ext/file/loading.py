@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -63,6 +64,15 @@ def load_lora_file(path: str | Path) -> LoraFile:
         raise FileError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+class _TensorsOfFile(NamedTuple):
+    """A file's tensors: by layer and suffix, with the key of each; embeddings by name; the others by key."""
+
+    layers: dict[LayerId, dict[str, Tensor]]
+    keys: dict[tuple[LayerId, str], str]
+    embeddings: dict[str, dict[str, Tensor]]
+    unrecognized: dict[str, Tensor]
+
+
 def assemble_lora_file(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None, config: Path | None = None
 ) -> LoraFile:
@@ -80,26 +90,7 @@ def assemble_lora_file(
     Raises:
         FileError: one layer has two names.
     """
-    layers: dict[LayerId, dict[str, Tensor]] = {}
-    keys: dict[tuple[LayerId, str], str] = {}
-    embeddings: dict[str, dict[str, Tensor]] = {}
-    unrecognized: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        bundled = _bundled(key) if key.startswith(BUNDLED_EMBEDDING_PREFIX) else None
-        if bundled:
-            embeddings.setdefault(bundled[0], {})[bundled[1]] = tensor
-            continue
-        found = parse_layer_key(key, kinds.ADAPTER_SUFFIXES)
-        if found is None or found[1] not in kinds.ADAPTER_SUFFIXES:
-            unrecognized[key] = tensor
-            continue
-        if found in keys:
-            raise FileError(f"{keys[found]!r} and {key!r} are the same layer ({found[0]}) under two names")
-        keys[found] = key
-        layer = layers.get(found[0])
-        if layer is None:
-            layer = layers[found[0]] = {}
-        layer[found[1]] = tensor
+    layers, keys, embeddings, unrecognized = _sorted_by_layer(tensors)
     key_format = _detect_key_format(keys)
     strengths = PeftStrengths.from_sources(metadata, config) if key_format == "diffusers" else PeftStrengths()
     adapters: dict[LayerId, Adapter] = {}
@@ -128,6 +119,31 @@ def assemble_lora_file(
         damaged=damaged,
         **fields,
     )
+
+
+def _sorted_by_layer(tensors: Mapping[str, Tensor]) -> _TensorsOfFile:
+    """Sorts a file's tensors by what they belong to. Raises FileError for a layer under two names."""
+    layers: dict[LayerId, dict[str, Tensor]] = {}
+    keys: dict[tuple[LayerId, str], str] = {}
+    embeddings: dict[str, dict[str, Tensor]] = {}
+    unrecognized: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        bundled = _bundled(key) if key.startswith(BUNDLED_EMBEDDING_PREFIX) else None
+        if bundled:
+            embeddings.setdefault(bundled[0], {})[bundled[1]] = tensor
+            continue
+        found = parse_layer_key(key, kinds.ADAPTER_SUFFIXES)
+        if found is None or found[1] not in kinds.ADAPTER_SUFFIXES:
+            unrecognized[key] = tensor
+            continue
+        if found in keys:
+            raise FileError(f"{keys[found]!r} and {key!r} are the same layer ({found[0]}) under two names")
+        keys[found] = key
+        layer = layers.get(found[0])
+        if layer is None:  # a setdefault would make a dict for each tensor
+            layer = layers[found[0]] = {}
+        layer[found[1]] = tensor
+    return _TensorsOfFile(layers, keys, embeddings, unrecognized)
 
 
 def _bundled(key: str) -> tuple[str, str] | None:

@@ -183,16 +183,8 @@ class StandaloneImageRenderer:
         for image, image_settings, image_spec, text, own, names in zip(
             images, settings_per_image, image_specs, texts, specs, known, strict=True
         ):
-            entries = networks_infotext(
-                self.model,
-                self.library,
-                image_spec.tags(),
-                own,
-                names,
-                (text, image_spec.negative_prompt),
-                image_spec.seed,
-                self.presets,
-            )
+            about_loras = image_spec.tags(), own, names, (text, image_spec.negative_prompt), image_spec.seed
+            entries = networks_infotext(self.model, self.library, *about_loras, self.presets)
             image.info[infotext.PARAMETERS_KEY] = image_infotext(
                 image_settings, self.model, job.plan, image_settings.seed, entries
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from typing import Any, cast
 from PIL import Image
 
 from .. import __version__
-from ..adapter_spec import AdapterSpec, Presets, resolve_tag
+from ..adapter_spec import AdapterSpec, Presets
 from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import networks_for_rows
 from ..errors import FileError, LoraError, PromptError
@@ -36,6 +35,7 @@ from ..region_masks import MASKS_KEY, MaskFolders
 from ..regions.prompt_words import BASE_WORD
 from ..weight_trace import WeightTrace
 from .prompt_conditions import rows_of_pass, set_conditions, unused_conditions_notes
+from .prompt_tags import resolve_tags, tag_errors_as_notes, tags_with_file
 from .region_rows import SpecRows, apply_rows, output_regions, unused_ratios_notes
 from .settings import Settings
 from .used_embeddings import used_embeddings, warn_beside_punctuation
@@ -141,23 +141,14 @@ def generate(
     prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))
-    with_file = _tags_with_file(prompt.tags, library, report, strict)  # before the model, which takes seconds to load
+    with_file = tags_with_file(
+        prompt.tags, library, report.notes, strict
+    )  # before the model, which takes seconds to load
     init = _load_init_image(settings.init_image)
     model = model or load_settings_model(settings)
     settings = with_size_and_seed(settings, model, init)
     presets = presets or Presets()
-    found: list[tuple[LoraTag, AdapterSpec]] = []
-    for tag in with_file:
-        with _tag_errors_as_notes(report, strict):
-            spec = resolve_tag(tag, library, presets, seed=settings.seed)
-            found.append((tag, replace(spec, region=masks.loaded(spec.region))))
-    tags, specs = [tag for tag, _ in found], [spec for _, spec in found]
-    hires = [
-        spec
-        if tag.hires is None
-        else replace(resolve_tag(tag.for_hires_pass(), library, presets, seed=settings.seed), region=spec.region)
-        for tag, spec in found
-    ]
+    tags, specs, hires = resolve_tags(with_file, library, presets, masks, settings.seed, report.notes, strict)
     first_pass, hires_pass = (rows_of_pass(settings.prompt, prompt, tags, of_pass) for of_pass in (specs, hires))
     known = model.embedding_table(
         [*embeddings_in_folders(settings.embeddings), *bundled_embeddings(spec.file for spec in specs)]
@@ -174,28 +165,14 @@ def generate(
         texts_of = RegionTexts(1 + own_texts, applied.places.set_texts) if own_texts else None
         conditions = set_conditions(applied, prompt, first_pass[0], settings.mode)
         for job in _render_jobs(settings, prompt, init, known, texts_of, conditions):
-            for image, seed in zip(
-                _generate_batch(model, job, applied, (first_pass, hires_pass), on_progress, report, trace, must_fit),
-                job.seeds,
-                strict=True,
-            ):
+            passes = first_pass, hires_pass
+            batch = _generate_batch(model, job, applied, passes, on_progress, report, trace, must_fit)
+            for image, seed in zip(batch, job.seeds, strict=True):
                 image.info[infotext.PARAMETERS_KEY] = image_infotext(settings, model, job.plan, seed, loras)
                 image.info[MASKS_KEY] = masks.files_to_keep()
                 images.append(image)
     report.notes += trace.lines() if trace else []
     return images
-
-
-def _tags_with_file(
-    tags: Sequence[LoraTag], library: LoraLibrary, report: GenerationReport, strict: bool
-) -> list[LoraTag]:
-    """The tags whose file the library has; the others become notes, or an error if `strict`."""
-    found: list[LoraTag] = []
-    for tag in tags:
-        with _tag_errors_as_notes(report, strict):
-            library.find(tag.name)
-            found.append(tag)
-    return found
 
 
 def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationReport, strict: bool) -> RegionalPrompt:
@@ -204,7 +181,7 @@ def _parse_prompt(settings: Settings, masks: MaskFolders, report: GenerationRepo
         settings.prompt, ratios=settings.region_ratios, base_share=settings.base_ratio, load_mask=masks.load
     )
     for error in prompt.errors:
-        with _tag_errors_as_notes(report, strict):
+        with tag_errors_as_notes(report.notes, strict):
             raise error
     not_applied = unread_tag_warnings(settings.prompt, settings.negative_prompt)
     if not_applied and settings.strict:
@@ -221,17 +198,6 @@ def _batch_bytes(settings: Settings, model: StandaloneModel, rows: int) -> int:
     return generation_bytes(
         model.family, size, settings.batch * rows, network_itemsize(model.unet), network_itemsize(model.vae)
     )
-
-
-@contextmanager
-def _tag_errors_as_notes(report: GenerationReport, strict: bool) -> Iterator[None]:
-    """Turns an error about one tag into a note of the report, unless `strict` is set."""
-    try:
-        yield
-    except LoraError as error:
-        if strict:
-            raise
-        report.notes.append(f"tag skipped: {error}")
 
 
 def networks_infotext(
