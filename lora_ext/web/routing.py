@@ -188,6 +188,8 @@ def _field_problem(field: str, error: Mapping[str, Any], endpoint: Callable[...,
             return f"{field} must be a number"
         case "list_type" | "list":
             return f"{field} must be a list"
+        case "dict_type" | "model_type" | "model_attributes_type" | "dict":
+            return f"{field} must be a JSON object"
         case "string_type" | "str":
             return f"{field} must be a text"
         case "bool_type" | "bool_parsing" | "bool":
