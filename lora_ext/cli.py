@@ -85,6 +85,10 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(_load_command_module(CLI_COMMANDS[command][0]).main(rest) or 0)
     except LoraError as error:
         return report_error(error)
+    except OSError as error:  # such as a folder without rights
+        if error.filename is None or isinstance(error, BrokenPipeError):
+            raise
+        return report_error(LoraError(f"{error.filename}: {error.strerror}"))
     except ModuleNotFoundError as error:
         extra = next((extra for extra, names in PACKAGE_EXTRAS.items() if error.name in names), None)
         if extra is None:

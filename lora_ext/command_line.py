@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -250,6 +251,8 @@ def check_output_path(
     """
     if not path.parent.is_dir():
         raise ToolError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ToolError(f"{path}: nothing may be written into {path.parent}; choose another folder")
     if folder:
         return path
     if path.suffix.lower() != ".safetensors":
@@ -272,11 +275,14 @@ def check_output_folder(path: Path, option: str) -> None:
         option: the option that names it.
 
     Raises:
-        ToolError: it, or what it should lie in, is a file.
+        ToolError: it, or what it should lie in, is a file or a broken link, or may not be written to.
     """
-    there = next((place for place in (path, *path.parents) if place.exists()), path)
-    if there.exists() and not there.is_dir():
-        raise ToolError(f"{option} {path} cannot be a folder: {there} is a file; choose another name")
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if os.path.lexists(there) and not there.is_dir():
+        what = "a broken link" if there.is_symlink() and not there.exists() else "a file"
+        raise ToolError(f"{option} {path} cannot be a folder: {there} is {what}; choose another name")
+    if not os.access(there, os.W_OK) and os.path.lexists(there):
+        raise ToolError(f"{option} {path}: nothing may be written into {there}; choose another folder")
 
 
 def check_disk_space(path: Path, size: int) -> None:

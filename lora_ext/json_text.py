@@ -7,11 +7,12 @@ from dataclasses import is_dataclass
 from typing import Any
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, **hooks: Any) -> Any:
     """Parses JSON of a file or of metadata that anybody may have written.
 
     Args:
         text: the text.
+        **hooks: those of `json.loads`.
 
     Returns:
         What it holds; its types are for the caller to check.
@@ -24,9 +25,13 @@ def parse_json(text: str) -> Any:
         {'a': [1, None]}
     """
     try:
-        return json.loads(text)
+        return json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        if "set_int_max_str_digits" not in str(error):  # else it is an advice to programmers
+            raise
+        raise ValueError("it has a number of thousands of digits") from None
 
 
 def dataclass_fields(value: object) -> dict[str, object]:

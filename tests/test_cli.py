@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from lora_ext import cli, demo
-from lora_ext.command_line import CommandParser
+from lora_ext.command_line import CommandParser, check_output_folder, check_output_path
+from lora_ext.errors import ToolError
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -50,6 +51,29 @@ def test_a_missing_extra_is_one_line(
     )
     assert capsys.readouterr().err == f"lora-ext: {says}\n"
     assert any(re.search(rf"extra == .{extra}\b", need) for need in requires("lora-ext") or ())
+
+
+def test_a_place_that_may_not_be_used_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    denied = SimpleNamespace(main=lambda argv: next(Path("loras").iterdir()))
+    monkeypatch.setattr(cli, "_load_command_module", lambda name: denied)
+    monkeypatch.setattr(Path, "iterdir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Denied", str(path))))
+    assert cli.main(["inspect"]) == 2
+    assert capsys.readouterr().err == "lora-ext: loras: Denied\n"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for place in (tmp_path, tmp_path / "new" / "folder"):
+        with pytest.raises(ToolError, match="nothing may be written into"):
+            check_output_folder(place, "--out")
+    with pytest.raises(ToolError, match="nothing may be written into"):
+        check_output_path(tmp_path / "a.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights there")
+def test_a_broken_link_is_no_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(ToolError, match=r"--out .*link cannot be a folder: .*link is a broken link"):
+        check_output_folder(tmp_path / "link", "--out")
 
 
 def test_another_missing_module_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

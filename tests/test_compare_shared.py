@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -40,6 +41,12 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert first.take("aa")  # untouched since
         second.release("aa")
         assert (tmp_path / ".aa.claim").exists()
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(name_claims.json, "dump", full)
+        assert first.take("bb") and not (tmp_path / ".bb.claim").exists()  # else the next run would not have the name
     assert not list(tmp_path.iterdir())
 
 

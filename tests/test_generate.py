@@ -214,7 +214,7 @@ def test_infotext_parts() -> None:
     assert (infotext.format_infotext_number(7.0), infotext.format_infotext_number(7.25)) == ("7", "7.25")
 
 
-def test_files_count_on(folder: Path, model: StandaloneModel, tmp_path: Path) -> None:
+def test_files_count_on(folder: Path, model: StandaloneModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = generate(settings(folder, steps=1, batch=2), model=model)
     assert [p.name for p in save_images(images, tmp_path)] == ["00000-3.png", "00001-4.png"]
     (path,) = save_images(images[:1], tmp_path)
@@ -224,6 +224,15 @@ def test_files_count_on(folder: Path, model: StandaloneModel, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write into"):
         save_images(images, tmp_path / "file")
+
+    def half(image: Image.Image, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(FileError, match="No space left"):
+        save_images(images, tmp_path / "full")
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_a_lora_that_does_not_fit_is_named(folder: Path, model: StandaloneModel) -> None:

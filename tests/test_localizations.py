@@ -87,7 +87,8 @@ NOT_ON_THE_PAGE = (
 )  # fmt: skip
 """What these raise is said to people at a command line, in Python or at the start; all else may reach the page."""
 NO_WORDS_OF_THEIR_OWN = {
-    "{0} {1} cannot be a folder: {2} is a file; choose another name",  # at a command line only
+    "{0} {1} cannot be a folder: {2} is {3}; choose another name",  # at a command line only
+    "{0} {1}: nothing may be written into {2}; choose another folder",
     "{0} is not a folder; give one that holds embeddings",
     "{0} is a folder; the command `merge --sd_model` writes a checkpoint as a folder",
     "{0} exists and is not a diffusers model; choose another folder",

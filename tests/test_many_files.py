@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,27 @@ def test_a_process_that_dies_costs_its_file_alone(monkeypatch: pytest.MonkeyPatc
     assert (made[0].result, made[3].result) == (1, 25)
     assert made[1].error == "ValueError: three" and "its process ended" in made[2].error
     assert isinstance(made[0], WorkOutcome)
+
+
+def test_what_processes_finish_after_ctrl_c_is_recorded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(futures: Iterable[object]) -> Iterator[object]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(file_processes, "PROCESS_START_SECONDS", -1.0)
+    monkeypatch.setattr(
+        file_processes, "ProcessPoolExecutor", lambda processes, *_, **__: ThreadPoolExecutor(processes)
+    )
+    monkeypatch.setattr(file_processes, "as_completed", interrupted)
+    shutil.copy(HALF, folder / "set [v1]" / "c.safetensors")
+    out = tmp_path / "out"
+    shrink = ("resize", "--model", folder / "a.safetensors", folder / "set [v1]", "--new_rank", 2, "--save_to", out)
+    assert run(*shrink, "--processes", 2) == 130
+    assert "3 of 3 files done; the same command does the rest" in capsys.readouterr().err
+    assert run(*shrink) == 0
+    assert "3 files: 3 done before" in capsys.readouterr().out
 
 
 def test_processes_share_numpys_threads(monkeypatch: pytest.MonkeyPatch) -> None:

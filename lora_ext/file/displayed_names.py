@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..console import replace_lone_surrogates
@@ -73,7 +73,9 @@ def accept_typed_paths(parser: argparse.ArgumentParser) -> None:
     parser.register("type", Path, typed_path)
 
 
-def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator[Path]:
+def files_below(
+    folder: Path, suffixes: Sequence[str] | None = None, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
     """Lists the files below a folder in order. Links to folders are followed, each folder is visited once.
 
     Hidden files and folders are left out. A folder that cannot be read counts as empty.
@@ -81,13 +83,14 @@ def files_below(folder: Path, suffixes: Sequence[str] | None = None) -> Iterator
     Args:
         folder: where to begin.
         suffixes: suffixes in small letters, with the dot; None for all files.
+        on_error: called for each folder that cannot be read.
 
     Yields:
         The paths.
     """
     seen: set[tuple[int, int]] = set()
     found = []
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
         try:
             status = Path(where).stat()
         except OSError:

@@ -77,11 +77,17 @@ class NameClaims:
                     return False
                 mine.unlink()
         try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump({**self._owner, "time": time.time()}, file)
+            file = path.open("x", encoding="utf-8")
         except FileExistsError:
             return False
         except OSError:
+            return True
+        try:
+            with file:
+                json.dump({**self._owner, "time": time.time()}, file)
+        except OSError:  # a full disk: a claim without an owner would keep the name from the next run
+            with contextlib.suppress(OSError):
+                path.unlink()
             return True
         self._held.add(name)
         return True

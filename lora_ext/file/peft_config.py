@@ -215,7 +215,7 @@ def find_peft_file(path: Path) -> Path:
     """
     files = (
         (path / (ADAPTER_MODEL_STEM + suffix) for suffix in LORA_FILE_SUFFIXES)
-        if (path / ADAPTER_CONFIG_NAME).is_file()
+        if path.is_dir() and (path / ADAPTER_CONFIG_NAME).is_file()
         else ()
     )
     return next((file for file in files if file.is_file()), path)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..console import replace_lone_surrogates
 from ..errors import FileError
+from ..json_text import parse_json
 
 HEADER_LIMIT = 100_000_000
 """Longest header in bytes that the safetensors library reads."""
@@ -154,7 +155,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError("its header is not UTF-8 text") from None
     try:
-        root = json.loads(decoded, object_pairs_hook=unique, parse_constant=constant)
+        root = parse_json(decoded, object_pairs_hook=unique, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"its header is not JSON ({error.msg} at character {error.pos})") from None
     if not isinstance(root, dict):

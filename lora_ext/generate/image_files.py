@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import FileError
+from ..file.saving import replacing_file
 from ..host import infotext
 from ..region_masks import save_used_masks
 
@@ -30,8 +31,10 @@ def save_images(images: Sequence[Image.Image], folder: Path) -> list[Path]:
         paths = []
         for number, image in enumerate(images, start=max(taken, default=-1) + 1):
             seed = re.search(r"Seed: (\d+)", str(image.info.get(infotext.PARAMETERS_KEY, "")).rpartition("\n")[2])
-            paths.append(folder / f"{number:05}-{seed[1] if seed else number}.png")
-            image.save(paths[-1], format="PNG", **infotext.png_save_options(image))
+            path = folder / f"{number:05}-{seed[1] if seed else number}.png"
+            with replacing_file(path, overwrite=True, durable=False) as part:
+                image.save(part, format="PNG", **infotext.png_save_options(image))
+            paths.append(path)
             save_used_masks(image, folder)
     except OSError as error:
         raise FileError(f"cannot write into {folder}: {error.strerror or error}") from error

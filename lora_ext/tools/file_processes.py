@@ -99,6 +99,14 @@ def _in_workers(
                 outcome = future.result()
                 left.remove(futures[future])
                 yield futures[future], outcome
+        except KeyboardInterrupt:
+            # files that are being worked on are written to their end: the next run is to find them done, not in its way
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future, index in futures.items():
+                if index in left and not future.cancelled() and future.exception() is None:
+                    left.remove(index)
+                    yield index, future.result()
+            raise
         except BrokenProcessPool:
             if processes == 1:
                 error = "its process ended without a word, maybe for lack of memory; try it with --processes 1"
@@ -117,8 +125,15 @@ def _context() -> BaseContext:
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([name for name in sys.modules if name.startswith("lora_ext.tools.")])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl+C would print where its imports are
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..console import print_text
 from ..errors import ToolError
 from ..file.containers import LORA_FILE_SUFFIXES
 from ..file.displayed_names import displayed_name, files_below
@@ -149,7 +151,7 @@ def overwritten_files(files: Iterable[InputFile], results: Path, ending: str = "
 def _search(path: Path) -> tuple[Path, list[Path]]:
     """(the folder that is searched, the files found) of a folder or a pattern."""
     if not is_pattern(path):
-        return path, list(files_below(path, LORA_FILE_SUFFIXES))
+        return path, list(files_below(path, LORA_FILE_SUFFIXES, _tell_unsearched))
     root, rest = path, list[str]()
     while not root.is_dir():  # folders whose own names have brackets are no part of the pattern
         rest.insert(0, root.name)
@@ -157,6 +159,10 @@ def _search(path: Path) -> tuple[Path, list[Path]]:
     names = glob.glob(os.path.join(*rest), root_dir=root, recursive=True)  # noqa: PTH118, PTH207 (root_dir, links)
     paths = (find_peft_file(root / name) for name in names)
     return root, [file for file in paths if file.suffix.lower() in LORA_FILE_SUFFIXES and file.is_file()]
+
+
+def _tell_unsearched(error: OSError) -> None:
+    print_text(f"not searched: {error.filename}: {error.strerror}", file=sys.stderr)
 
 
 def _shared_folder(files: Sequence[Path]) -> Path:

@@ -147,13 +147,19 @@ def process_files(
     with tqdm(
         total=len(left), unit="file", file=sys.stderr, leave=False, disable=args.json or len(left) < 2, delay=1
     ) as bar:
-        for index, made in work_in_processes(work, jobs, [_size(file.path) for file in left], processes):
-            status = "failed" if made.error else "done"
-            outcome = FileOutcome(str(left[index].path), status, made.result, made.error, round(made.seconds, 3))
-            outcomes[left[index]] = outcome
+        try:
+            for index, made in work_in_processes(work, jobs, [_size(file.path) for file in left], processes):
+                status = "failed" if made.error else "done"
+                outcome = FileOutcome(str(left[index].path), status, made.result, made.error, round(made.seconds, 3))
+                outcomes[left[index]] = outcome
+                if record is not None:
+                    record.add(left[index], outcome)
+                bar.update()
+        except KeyboardInterrupt:
             if record is not None:
-                record.add(left[index], outcome)
-            bar.update()
+                so_far = f"{len(outcomes)} of {counted(len(files), 'file')}"
+                print_text(f"\n{so_far} done; the same command does the rest", file=sys.stderr)
+            raise
     return [outcomes[file] for file in files]
 
 

@@ -64,6 +64,8 @@ export const HOST_SENTENCES = [
     "torch {0} is too old",
     "torch_compile cannot be used on {0} here ({1}); leave it out",
     "it is nested too deeply",
+    "it has a number of thousands of digits",
+    "{0}: nothing may be written into {1}; choose another folder",
     "prompt {0}: unknown option --{1}{2}",
     "{0} is {1}; it must be from {2} to {3}",
     "prompt {0}: {1} is not a number for {2}",

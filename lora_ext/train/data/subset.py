@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -68,7 +70,7 @@ def check_folder(path: Path, what: str) -> None:
         what: What the message calls it.
 
     Raises:
-        TrainError: The folder is missing, is a file, or has a name that the system does not take.
+        TrainError: The folder is missing, is a file, may not be read, or has a name that the system does not take.
     """
     try:
         is_file = path.is_file()
@@ -80,6 +82,8 @@ def check_folder(path: Path, what: str) -> None:
         near = path.parent if path.parent.is_dir() else None
         names = [p.name for p in near.iterdir() if p.is_dir()] if near else []
         raise TrainError(f"{what} {path} does not exist{did_you_mean_path(path, names)}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise TrainError(f"{what} {path} cannot be read: {os.strerror(errno.EACCES)}")
 
 
 def load_subset(
