@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from .command_line import CommandParser, check_output_folder
+from .compare.axis_values import weight_label
 from .compare.sheet_layout import Sheet, draw_sheet
 from .console import print_text
 from .embedded import shapes
@@ -64,10 +65,6 @@ class DemoResult(DemoTrainingResult):
     seconds: float
 
 
-def _column_label(weight: float) -> str:
-    return f"weight {weight:g}" if weight else "no LoRA"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws a sheet, trains, and draws a sheet of the result; prints where they are and what they show.
 
@@ -101,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *(f"<lora:{name}:1:lbw={b}>" for b in DEMO_BLOCK_PRESETS),
     ]
     columns = [
-        *map(_column_label, DEMO_WEIGHTS),
+        *map(weight_label, DEMO_WEIGHTS),
         *(f"weight 1, {block}" for block in DEMO_BLOCK_PRESETS),
     ]
     prompts = shapes.SCENE_PROMPTS
@@ -155,7 +152,7 @@ def demonstrate_training(model: StandaloneModel, base: Settings, out: Path, *, q
         (scores,) = toy_task.score_toy_loras(model, library, base, [f"<lora:{names[-1]}:1>"], bar.update)
     sheet = Sheet(
         title=f"{DEMO_TRAINED_PROMPT}: epochs and weights of what was just trained",
-        columns=[*map(_column_label, DEMO_TRAINED_WEIGHTS)],
+        columns=[*map(weight_label, DEMO_TRAINED_WEIGHTS)],
         rows=[*(f"epoch {int(name.rpartition('-')[2])}" for name in names[:-1]), "the end"],
         cells=cells,
         note=f"{scores.concept_before:.0%} of new captions obeyed before, {scores.concept_after:.0%} after.",

@@ -15,6 +15,7 @@ import pytest
 
 from lora_ext import cli, demo
 from lora_ext.command_line import CommandParser, check_output_folder, check_output_path
+from lora_ext.compare.axis_values import weight_label
 from lora_ext.errors import ToolError
 
 
@@ -203,5 +204,5 @@ def test_a_reader_that_ends_is_no_error(argv: list[str]) -> None:
 
 
 def test_the_sheets_of_the_demo_call_weight_0_no_lora() -> None:
-    labels = [*map(demo._column_label, demo.DEMO_TRAINED_WEIGHTS)]
+    labels = [*map(weight_label, demo.DEMO_TRAINED_WEIGHTS)]
     assert labels == ["no LoRA", "weight 0.5", "weight 1", "weight 1.5", "weight 2.5"]

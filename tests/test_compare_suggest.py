@@ -165,11 +165,11 @@ def test_equal_cells_are_reported_and_only_the_first_is_suggested(library: LoraL
     manifest = load_manifest(tmp_path)
     for place, cell in zip(places, manifest["cells"], strict=True):
         weight, seed = (axis.values[at].label for axis, at in ((made.plan.y, cell["y"]), (made.plan.z, cell["z"])))
-        expected = None if place in first else f"te 0.2, {weight}, {seed}"
+        expected = None if place in first else f"te 0.2 × {weight} × {seed}"
         assert cell["same_as"] == ("without a LoRA" if cell["y"] == 0 else expected)
     names = (
-        "te 0.2, U-Net 0, seed 1 / te 0.6, U-Net 0, seed 1 / te 1, U-Net 0, seed 1 / and 3 more "
-        "(same as without a LoRA); te 0.6,"
+        "te 0.2 × U-Net 0 × seed 1 = te 0.6 × U-Net 0 × seed 1 = te 1 × U-Net 0 × seed 1 and 3 more "
+        "= without a LoRA; te 0.6 × U-Net 0.5 × seed 1 = te 1 × U-Net 0.5 × seed 1 = te 0.2 × U-Net 0.5 × seed 1;"
     )
     assert manifest["same"].startswith(f"The same picture in 14 of 18 cells: {names}") and manifest["same"].endswith(
         "; and 2 more."
@@ -188,6 +188,17 @@ def test_a_sheet_of_one_picture_says_so(library: LoraLibrary, tmp_path: Path) ->
 def test_a_weight_that_is_named_twice_is_one_choice(library: LoraLibrary, tmp_path: Path) -> None:
     made = drawn(library, tmp_path, "weight:0.2,0.2,0.6,0.8")
     assert made.suggestion is not None and made.suggestion.cells == (2,) and made.identical == {1: "weight 0.2"}
+
+
+def test_whole_prompts_are_called_by_their_number(library: LoraLibrary) -> None:
+    made = planned(library, "epoch:30,60", z="prompt:a circle on a ground that is long to read | a square")
+    assert shared_label(made, [made.cells[3]]) == "epoch 60 × prompt 2"
+
+
+def test_weight_0_is_called_no_lora_where_none_is_left(library: LoraLibrary) -> None:
+    assert [value.label for value in planned(library, "seed:1,2", "weight:0,0.5").y.values] == ["no LoRA", "weight 0.5"]
+    made = plan_sheet(ImageSpec(prompt="<lora:run:1> <lora:other:1>"), "weight run:0,1", "", "", library)
+    assert made.x.values[0].label == "weight 0"
 
 
 def test_a_weight_of_nothing_is_no_news(library: LoraLibrary, tmp_path: Path) -> None:
@@ -244,9 +255,22 @@ def test_clipping_is_the_share_of_values_at_an_end() -> None:
 def test_what_gains_in_one_measure_and_loses_more_in_the_other_is_not_suggested(library: LoraLibrary) -> None:
     """It ended in an error."""
     made = planned(library, "weight:0.5,1")
-    scores = [Score(0.1, 1.0, likeness=0.51, near=0.1), Score(0.1, 1.0, likeness=0.1, near=0.51)]
+    scores = [Score(0.2, 1.0, likeness=0.51, near=0.1), Score(0.2, 1.0, likeness=0.1, near=0.51)]
     found = suggest(made, scores, base=(0.5, 0.5))
     assert not found.cells and "No choice is nearer" in found.reason
+
+
+def test_where_nothing_was_learned_longer_training_is_advised(library: LoraLibrary) -> None:
+    """The numbers of two runs that ended too early, and of one that taught; the last cell was suggested."""
+    made = planned(library, "epoch:30,60")
+    early = [(0.0, 0.47, 0.63), (0.102, 0.452, 0.688)], [(0.005, 0.707, 0.78), (0.039, 0.731, 0.779)]
+    for base, rows in zip(((0.47, 0.62), (0.71, 0.78)), early, strict=True):
+        found = suggest(made, [Score(d, 1.0, likeness=a, near=b) for d, a, b in rows], base=base)
+        assert not found.cells and "Train longer (more epochs), or with a higher" in found.reason
+    faint = [Score(d, 1.0, likeness=0.9, near=0.9) for d in (0.001, 0.01)]
+    assert "No cell differs" in (reason := suggest(made, faint, base=(0.4, 0.6)).reason) and "Train longer" in reason
+    taught = [Score(0.078, 1.0, likeness=0.55, near=0.66), Score(0.28, 1.0, likeness=0.864, near=0.885)]
+    assert suggest(made, taught, base=(0.47, 0.62)).cells
 
 
 GAIN = st.floats(-0.5, 0.5)

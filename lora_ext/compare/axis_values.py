@@ -19,6 +19,16 @@ _RANGE = re.compile(
 )
 
 
+def weight_label(weight: float) -> str:
+    """The label of the weight of the only LoRA of a picture.
+
+    Example:
+        >>> weight_label(0.5), weight_label(0)
+        ('weight 0.5', 'no LoRA')
+    """
+    return f"weight {weight:g}" if weight else "no LoRA"
+
+
 def parse_item_list(text: str, *, empty: bool = False) -> list[str]:
     """Splits a list at its commas; quotes keep a comma, and empty items are left out unless `empty`.
 

@@ -123,7 +123,7 @@ def tags_identity(image_spec: ImageSpec, library: LoraLibrary, presets: Presets)
     Raises:
         LoraError: a tag that cannot be parsed, or a file or preset that does not exist.
     """
-    acting = [tag for tag in image_spec.tags() if tag.te or tag.unet]
+    acting = image_spec.acting_tags()
     files = [library.find(tag.name).content_hash for tag in acting]
     drawn = [tag for tag in acting if tag.lbw or tag.lbwe]
     return ":".join([*files, *(str(resolve_block_weights(tag, presets, seed=image_spec.seed)) for tag in drawn)])

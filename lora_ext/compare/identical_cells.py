@@ -96,7 +96,7 @@ def identical_cell_labels(plan: SheetPlan, identical: Mapping[int, int], unchang
         Index of a cell → "without a LoRA" or the label of another cell.
     """
     found = {index: shared_label(plan, [plan.cells[other]]) for index, other in identical.items()}
-    acting = [index for index in unchanged if any(tag.te or tag.unet for tag in plan.cells[index].image_spec.tags())]
+    acting = [index for index in unchanged if plan.cells[index].image_spec.acting_tags()]
     return dict(sorted((found | dict.fromkeys(acting, WITHOUT_LORA)).items()))
 
 
@@ -115,18 +115,27 @@ def identical_cells_sentence(plan: SheetPlan, labels_by_place: Mapping[int, str]
     groups: dict[str, list[str]] = {}
     for index, other in labels_by_place.items():
         groups.setdefault(other, []).append(shared_label(plan, [plan.cells[index]]) or "the only cell")
-    rows = [f"{_listed(' / ', labels)} (same as {other})" for other, labels in groups.items()]
-    return f"The same picture in {len(labels_by_place)} of {len(plan.cells)} cells: {_listed('; ', rows)}."
+    rows = [_equation(labels, other) for other, labels in groups.items()]
+    more = [f"and {len(rows) - 3} more"] if len(rows) > 3 else []
+    return f"The same picture in {len(labels_by_place)} of {len(plan.cells)} cells: {'; '.join([*rows[:3], *more])}."
 
 
-def _listed(between: str, texts: Sequence[str]) -> str:
-    """The first three texts, and the number of the others."""
-    more = [f"and {len(texts) - 3} more"] if len(texts) > 3 else []
-    return between.join([*texts[:3], *more])
+def _equation(labels: Sequence[str], other: str) -> str:
+    few = " = ".join(labels[:3])
+    return f"{few} and {len(labels) - 3} more = {other}" if len(labels) > 3 else f"{few} = {other}"
 
 
 def shared_label(plan: SheetPlan, cells: Sequence[Cell]) -> str:
-    """The labels of the rows, columns and pages that all of these cells share, joined with commas."""
+    """Names cells by the values of the rows, columns and pages that all of them share.
+
+    Args:
+        plan: the sheet.
+        cells: the cells.
+
+    Returns:
+        Such as "epoch 3 × weight 0.5"; whole prompts are called by their number, "prompt 2", since they cannot be read
+        in a row.
+    """
     heads = []
     for axis, indices in (
         (plan.x, {c.x for c in cells}),
@@ -134,5 +143,6 @@ def shared_label(plan: SheetPlan, cells: Sequence[Cell]) -> str:
         (plan.z, {c.z for c in cells}),
     ):
         if len(indices) == 1 and len(axis.values) > 1:
-            heads.append(axis.values[indices.pop()].label)
-    return ", ".join(heads)
+            index = indices.pop()
+            heads.append(f"prompt {index + 1}" if axis.kind == "prompt" else axis.values[index].label)
+    return " × ".join(heads)

@@ -75,6 +75,10 @@ class ImageSpec(ImageSettings):
             raise errors[0]
         return tags
 
+    def acting_tags(self) -> list[LoraTag]:
+        """The tags with a weight other than 0. Raises PromptError."""
+        return [tag for tag in self.tags() if tag.te or tag.unet]
+
     def without_loras(self) -> ImageSpec:
         """The same picture without any LoRA."""
         return replace(self, prompt=LORA_TAG_PATTERN.sub("", self.prompt).rstrip())
@@ -94,8 +98,7 @@ class ImageSpec(ImageSettings):
         del fields_by_name["prompt"]
         acting = [
             repr(tag) + "".join(repr(curve) for curve in (tag.te_curve, tag.unet_curve, tag.hires) if curve is not None)
-            for tag in self.tags()
-            if tag.te or tag.unet
+            for tag in self.acting_tags()
         ]
         fields_by_name |= {"text": LORA_TAG_PATTERN.sub("", self.prompt).rstrip(), "loras": acting, "models": models}
         return hashlib.sha256(json.dumps(fields_by_name, sort_keys=True).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from . import axes
 from .axis_kinds import Axis, AxisContext
+from .axis_values import weight_label
 from .image_spec import ImageSpec, find_tag
 
 MAX_CELLS = 20_000
@@ -86,7 +87,17 @@ def plan_sheet(
     base = replace(image_spec, lora=axes.default_axis_lora(three, image_spec, image_spec.lora))
     cells = tuple(_cells(base, three))
     _check_overridden(base, three, cells)
-    return SheetPlan(base, three[0], three[1], three[2], cells)
+    x_axis, y_axis, z_axis = (_with_no_lora(axis, place, cells) for axis, place in zip(three, "xyz", strict=True))
+    return SheetPlan(base, x_axis, y_axis, z_axis, cells)
+
+
+def _with_no_lora(axis: Axis, place: str, cells: Iterable[Cell]) -> Axis:
+    """The axis; a weight at which none of its cells has a LoRA is called so."""
+    if axis.kind != "weight":
+        return axis
+    acting = {getattr(cell, place) for cell in cells if cell.image_spec.acting_tags()}
+    values = enumerate(axis.values)
+    return replace(axis, values=tuple(v if at in acting else replace(v, label=weight_label(0)) for at, v in values))
 
 
 def _check_overridden(base: ImageSpec, three: Sequence[Axis], cells: Sequence[Cell]) -> None:

@@ -62,6 +62,8 @@ export const SERVER_SENTENCES = [
     "Nothing to choose: all cells show the same picture as {0}.",
     "Every choice is blurred, burnt in, or copies training pictures: try lower weights.",
     "Nothing is suggested: every choice that changes anything is {0}. Try lower weights.",
+    "No cell differs visibly from the picture without a LoRA: nothing was learned. Train longer (more epochs), or with a higher learning rate.",
+    "Nothing is suggested: no choice comes clearly nearer to the training pictures (likeness {0} at best, {1} without a LoRA), so little or nothing was learned. Train longer (more epochs), or with a higher learning rate.",
     "No choice is nearer to the training pictures than the model alone ({0}).",
     "Suggested: {0}. It is the gentlest of those that come nearest to the training pictures (likeness {1}, {2} without a LoRA){3}.",
     "Overfitting: {0} of {1} pictures are nearly copies of training pictures: {2}.",
