@@ -98,6 +98,7 @@ def call_every_route(api: Client) -> dict[str, Any]:
     call = Caller(api)
     for path in ("/layouts", "/choices", "/presets", "/presets/export", "/train/form", "/compare/axes", "/dataset"):
         call("GET", path, params={"name": "star"} if path == "/dataset" else None)
+    call("GET", "/native-size?checkpoint=")
     call_files(call)
     call_presets_and_tags(call)
     call_masks(call)

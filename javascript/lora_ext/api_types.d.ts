@@ -719,6 +719,12 @@ export interface MovedFiles {
     failed: FailedFile[];
 }
 
+/** The size of pictures for which none is given. */
+export interface NativeSize {
+    /** Width and height in pixels; 0 where it is not known before the model is loaded. */
+    side: number;
+}
+
 /** Nothing is shown while the job works. */
 export interface NothingLive {
 }
@@ -1399,6 +1405,7 @@ export interface Answers {
     "GET /library": LibraryPage;
     "GET /library/names": FileNames;
     "GET /masks": MaskNames;
+    "GET /native-size": NativeSize;
     "GET /pictures/newest": OutputImages;
     "GET /presets": PresetsAnswer;
     "GET /presets/export": PresetsText;

@@ -7,6 +7,7 @@ import { makePanels, openPanel, showAddressedPanel } from "./core/panels.mjs";
 import { loadStored } from "./core/storage.mjs";
 import { pageLanguage, setTranslations, t } from "./core/strings.mjs";
 import { translateNotes } from "./core/webui_notes.mjs";
+import { showTabOf } from "./core/webui_tabs.mjs";
 import { button } from "./controls/basic.mjs";
 import { errorNote } from "./controls/error_note.mjs";
 import "./jobs/job_list.mjs";
@@ -50,18 +51,9 @@ async function mount(element) {
         h("div", { class: "lx-toasts" }),
     );
     emit("mounted");
-    if (showAddressedPanel()) showOwnTab();
+    if (showAddressedPanel())
+        showTabOf(element); // where the web UI starts, it shows another one
     else openPanel(loadStored("panel", first));
-}
-
-/** Shows the web UI's tab that the page is in: where the web UI starts, it shows another one. */
-function showOwnTab() {
-    const tabs = page.root.closest("#tabs");
-    if (!tabs) return; // the standalone page
-    const items = [...tabs.children].filter((child) => !child.classList.contains("tab-nav"));
-    const buttons = tabs.querySelectorAll(":scope > .tab-nav > button");
-    const own = buttons[items.findIndex((item) => item.contains(page.root))];
-    if (own instanceof HTMLElement) own.click();
 }
 
 window.addEventListener("popstate", () => page.root && showAddressedPanel());

@@ -22,6 +22,7 @@ from ..generate import GenerationReport, Settings, embedded_model, generate, loa
 from ..generate.image_renderer import StandaloneImageRenderer
 from ..host.standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
 from ..host.standalone.model import StandaloneModel
+from ..host.standalone.native_size_of_file import native_size_of_file
 from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLERS
 from ..host.standalone.trainable_model import StandaloneTrainableModel
 from ..inject.fallback import WeightChanges
@@ -113,6 +114,12 @@ class StandaloneBackend:
             "schedulers": ["Automatic", *SCHEDULE_TYPES],
             "checkpoints": [*own, *pipes, *list_user_files(folders, CHECKPOINT_SUFFIXES)],
         }
+
+    def native_size(self, checkpoint: str) -> int:
+        """See `Backend.native_size`: of the loaded model, or as its file says."""
+        if self._model is not None and self._model[0] == checkpoint:
+            return self._model[1].native_size
+        return native_size_of_file(self.checkpoint_path(checkpoint))
 
     def checkpoint_path(self, name: str) -> Path:
         """The file or folder of a name in `choices`. Raises FileError."""

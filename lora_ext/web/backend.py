@@ -135,6 +135,20 @@ class Backend(Protocol):
         """
         ...
 
+    def native_size(self, checkpoint: str) -> int:
+        """The size of pictures for which none is given.
+
+        Args:
+            checkpoint: A name of `choices`; "" for the usual one.
+
+        Returns:
+            Width and height in pixels that the model was trained for; 0 where that is not known before it is loaded.
+
+        Raises:
+            FileError: There is no such checkpoint.
+        """
+        ...
+
     def choices(self) -> dict[str, list[str]]:
         """What the page's lists offer.
 

@@ -54,6 +54,17 @@ class Choices:
     prompts: bool
 
 
+@dataclass(frozen=True)
+class NativeSize:
+    """The size of pictures for which none is given.
+
+    Attributes:
+        side: Width and height in pixels; 0 where it is not known before the model is loaded.
+    """
+
+    side: int
+
+
 def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) -> GenerateResult:
     """Draws, keeps the pictures in the output folder, and says how each LoRA fits."""
     settings = {name: getattr(options, name) for name in options.__dict__ if name != "checkpoint"}
@@ -120,6 +131,11 @@ def register_job_routes(api: APIRouter, app_state: AppState) -> None:
             draws=app_state.backend.can_generate,
             prompts=app_state.backend.has_prompt_fields,
         )
+
+    @api.get("/native-size")
+    def native_size(checkpoint: str = "") -> NativeSize:
+        """The size that a model was trained for. checkpoint: a name of the list; the web UI draws with its own model."""
+        return NativeSize(app_state.backend.native_size(checkpoint))
 
     if app_state.backend.can_generate:
 

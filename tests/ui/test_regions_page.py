@@ -62,6 +62,14 @@ def test_regions_become_a_prompt(page: Any, server: Server) -> None:
     prompt = page.locator("#lx-panel-generate textarea").first
     assert prompt.input_value() == text.inner_text()
 
+    # the line below says what was written where, leads there, and the prompt of before can be put back
+    panel.get_by_text("This text has replaced the prompt of Generate.").wait_for()
+    panel.get_by_role("button", name="Undo").click()
+    assert prompt.input_value() == "a red circle on a blue background"
+    panel.get_by_role("button", name="Insert into prompt").click()
+    panel.get_by_role("button", name="Go to Generate").click()
+    assert prompt.is_visible() and prompt.evaluate("e => e === document.activeElement")
+
 
 def test_a_painted_mask_is_a_region(page: Any, server: Server) -> None:
     panel = go(page, "regions")

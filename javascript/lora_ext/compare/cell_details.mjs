@@ -2,7 +2,7 @@
 import { apiUrl, post } from "../core/api.mjs";
 import { h } from "../core/elements.mjs";
 import { formatPercent } from "../core/format.mjs";
-import { copyText, toast } from "../core/messages.mjs";
+import { copyText } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, facts, outsideLink, buttonRow, stack } from "../controls/basic.mjs";
 import { promptButtons } from "../prompts/prompt_fields.mjs";
@@ -31,7 +31,7 @@ const insertButtons = (cell) =>
         async (prompt) => {
             prompt.set((await post("/compare/prompt", { tag: cell.tag, prompt: prompt.get() })).prompt);
             prompt.setSeed(cell.seed);
-            toast(t("Written into the prompt, with the seed"));
+            return t("Written into the prompt of {0}, with the seed: {1}", prompt.place(), cell.tag);
         },
         "main",
         t("Writes this tag and this seed into the prompt; a tag of the same run is replaced"),

@@ -7,7 +7,8 @@ import {
     cfgField,
     checkpointSelect,
     seedField,
-    sizeField,
+    showNativeSize,
+    sizeFields,
     stepsField,
     usualCfg,
     usualSteps,
@@ -58,19 +59,20 @@ function axisFields(kinds, stored) {
 /** How the pictures are generated. @param {Stored} stored */
 function samplingFields(stored) {
     const { samplers, draws } = page.choices;
+    const checkpoint = checkpointSelect(stored.checkpoint);
+    const sizes = sizeFields(stored, checkpoint);
     const numbers = {
         steps: stepsField(stored, usualSteps()),
         cfg: cfgField(stored, usualCfg()),
         seed: seedField(stored, 4294967295),
-        width: sizeField(stored, "width"),
-        height: sizeField(stored, "height"),
+        ...sizes,
     };
     const usual = samplers.includes("DPM++ 2M") ? "DPM++ 2M" : samplers[0];
     const sampler = select(samplers, stored.sampler || usual);
-    const checkpoint = checkpointSelect(stored.checkpoint);
     const element = h(
         "details",
-        {},
+        // the web UI may have another model by then
+        { ontoggle: () => showNativeSize(Object.values(sizes), checkpoint.value) },
         summary(t("Settings")),
         grid(
             draws ? field(t("Model"), checkpoint, t("The model that generates the pictures")) : null,

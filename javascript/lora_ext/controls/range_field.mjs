@@ -45,7 +45,8 @@ let ranges = 0;
  * The two inputs, and how the slider follows the number. It stands apart where it cannot show the number.
  * @param {string} label
  * @param {RangeOptions} options
- * @param {{ min: number, max: number }} limits of the slider, which may change
+ * @param {{ min: number, max: number, empty: number }} limits of the slider, which may change; empty: where it stands
+ *     while the number field is empty
  */
 function inputs(label, { step, value, parse, hard = true }, limits) {
     const { min, max } = limits;
@@ -62,12 +63,18 @@ function inputs(label, { step, value, parse, hard = true }, limits) {
     const follow = (now) => {
         const outside = Number(now) < limits.min || Number(now) > limits.max;
         const apart = outside || Boolean(parse && /^[1-9]\d*$/.test(String(now)));
-        slider.value = String(apart && parse ? limits.min : now);
+        slider.value = String(apart && parse ? limits.min : now === "" ? limits.empty : now);
         const share = (100 * (Number(slider.value) - limits.min)) / (limits.max - limits.min || 1);
         slider.style.setProperty("--share", `${share}%`);
         return apart;
     };
-    return { slider, box, follow };
+    /** Shows what an empty number field stands for. @param {number} shown 0 where that is not known */
+    const setEmpty = (shown) => {
+        box.placeholder = shown ? String(shown) : "";
+        limits.empty = shown;
+        follow(box.value);
+    };
+    return { slider, box, follow, setEmpty };
 }
 
 /**
@@ -76,9 +83,9 @@ function inputs(label, { step, value, parse, hard = true }, limits) {
  */
 export function rangeField(label, options) {
     const { tip = "", oninput, onwrong, show = String } = options;
-    const limits = { min: options.min, max: options.max };
+    const limits = { min: options.min, max: options.max, empty: options.min };
     const rules = rulesOf(options);
-    const { slider, box, follow: moveSlider } = inputs(label, options, limits);
+    const { slider, box, follow: moveSlider, setEmpty } = inputs(label, options, limits);
     const { message, check, number } = asNumber(box, rules, () => {
         if (check()) return onwrong && onwrong();
         const value = number();
@@ -111,5 +118,5 @@ export function rangeField(label, options) {
         set(Math.min(Math.max(Number(box.value) || min, min), max));
     };
     follow(options.value);
-    return Object.assign(element, { box, check, get: number, set, setLimits });
+    return Object.assign(element, { box, check, get: number, set, setLimits, setEmpty });
 }

@@ -19,7 +19,7 @@ import {
     textArea,
 } from "../controls/basic.mjs";
 import { numberField } from "../controls/number_field.mjs";
-import { batchField, cfgField, checkpointSelect, sizeField, stepsField } from "../controls/sampling_fields.mjs";
+import { batchField, cfgField, checkpointSelect, sizeFields, stepsField } from "../controls/sampling_fields.mjs";
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { LastPictures } from "../compare/last_pictures.mjs";
@@ -75,8 +75,7 @@ function settingsFields(stored) {
     const numbers = {
         steps: stepsField(stored, 20),
         cfg: cfgField(stored, 2.5),
-        width: sizeField(stored, "width"),
-        height: sizeField(stored, "height"),
+        ...sizeFields(stored, checkpoint),
         batch: batchField(stored, 8),
     };
     const seed = numberField(t("Seed"), stored.seed ?? 7, {
@@ -113,7 +112,7 @@ function loraField() {
     const picker = new LoraPicker({});
     const insert = showingErrors(async () => {
         if (!picker.value) return toast(t("Choose a file"), "bad");
-        return insertTag(generatePrompt, picker.value.name);
+        return toast(await insertTag(generatePrompt, picker.value.name));
     });
     const tip = t("Writes its tag and trigger words into the prompt");
     return [picker.element, buttonRow(button(t("Insert into prompt"), insert, { tip }))];
@@ -193,6 +192,11 @@ function built() {
 const generatePrompt = {
     label: () => t("Insert into prompt"),
     takeLabel: () => t("From the prompt"),
+    place: () => t("Generate"),
+    show() {
+        showPanel("generate");
+        parts.prompt.focus();
+    },
     exists: () => page.choices.draws,
     get: () => built().prompt.value,
     set: (/** @type {string} */ text) => void (built().prompt.value = text),

@@ -2,12 +2,13 @@
 import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { copyText, showingErrors, toast } from "../core/messages.mjs";
+import { page } from "../core/page.mjs";
 import { registerPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, card, columns, field, grid, note, textArea } from "../controls/basic.mjs";
-import { sizeField } from "../controls/sampling_fields.mjs";
-import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { showNativeSize, sizeField } from "../controls/sampling_fields.mjs";
+import { promptButtons, writtenText } from "../prompts/prompt_fields.mjs";
 import { MaskPainter } from "../regions/mask_painter.mjs";
 import { RegionCanvas } from "../regions/region_canvas.mjs";
 import { regionCard } from "../regions/region_card.mjs";
@@ -34,12 +35,17 @@ const gridRegions = (rows, count) =>
         });
     });
 
+/** What is shown instead of the prompt. */
+const nothingYet = () => t("No prompt yet: write words, or add a LoRA to a region.");
+
 class RegionsPanel {
     /** @type {Region[]} */
     regions = gridRegions(1, 2);
     selected = 0;
     /** @type {string[]} */
     masks = [];
+    /** The pixels of a side where none are given. */
+    ownSide = USUAL_SIDE;
 
     constructor() {
         const stored = loadStored("regions", /** @type {Record<string, any>} */ ({}));
@@ -70,9 +76,9 @@ class RegionsPanel {
     aspect() {
         const [width, height] = [this.sizes.width, this.sizes.height].map((size) => {
             try {
-                return Number(size.get()) || USUAL_SIDE;
+                return Number(size.get()) || this.ownSide;
             } catch {
-                return USUAL_SIDE; // what is wrong is told beside the field
+                return this.ownSide; // what is wrong is told beside the field
             }
         });
         return Math.min(4, Math.max(0.25, height / width));
@@ -170,6 +176,7 @@ class RegionsPanel {
         this.text.textContent = text;
         setChildren(
             this.notes,
+            text ? null : note(nothingYet()),
             told ? note(told, "bad") : null,
             ratios ? note(t("Sizes of the regions: give these ratios where the picture is drawn: {0}", ratios)) : null,
         );
@@ -185,8 +192,17 @@ class RegionsPanel {
     promptCard() {
         const inserts = promptButtons(
             async (prompt) => {
-                prompt.set(this.prompt().text);
-                toast(t("Written into the prompt"));
+                const before = prompt.get(),
+                    { text } = this.prompt();
+                if (!text) throw new Error(nothingYet());
+                prompt.set(text);
+                if (!before || before === text) return writtenText(prompt, text);
+                const putBack = () => {
+                    prompt.set(before);
+                    undo.closest("p")?.setAttribute("hidden", "");
+                };
+                const undo = button(t("Undo"), putBack, { tip: t("Puts the prompt of before back") });
+                return [t("This text has replaced the prompt of {0}.", prompt.place()), " ", undo];
             },
             "main",
             t("Writes this text in the place of the prompt"),
@@ -229,10 +245,17 @@ class RegionsPanel {
         this.canvas.setAspect(this.aspect());
         this.showFields();
         this.update();
-        showingErrors(async () => {
-            await this.loadMasks();
-            this.showFields();
-        })();
+        showingErrors(() => this.load())();
+    }
+
+    /** Asks for what the fields offer: the model's own size and the masks. */
+    async load() {
+        const { checkpoint } = loadStored("generate", /** @type {{ checkpoint?: string }} */ ({}));
+        const model = checkpoint ?? page.choices.checkpoints[0] ?? "";
+        this.ownSide = (await showNativeSize(Object.values(this.sizes), model)) || USUAL_SIDE;
+        this.canvas.setAspect(this.aspect());
+        await this.loadMasks();
+        this.showFields();
     }
 }
 

@@ -11,7 +11,7 @@ import { t } from "../core/strings.mjs";
 import { button, card, columns, buttonRow } from "../controls/basic.mjs";
 import { undoable } from "../controls/undo.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
-import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { promptButtons, writtenText } from "../prompts/prompt_fields.mjs";
 import { BlockEditor } from "../weights/block_editor.mjs";
 import { groupSliders } from "../weights/group_sliders.mjs";
 import { previewCard } from "../weights/preview.mjs";
@@ -225,8 +225,9 @@ class WeightsPanel {
     tagCard() {
         const inserts = promptButtons(
             async (prompt) => {
-                prompt.set((await this.tag.write(prompt.get())).prompt);
-                toast(t("Written into the prompt"));
+                const made = await this.tag.write(prompt.get());
+                prompt.set(made.prompt);
+                return writtenText(prompt, made.tag);
             },
             "main",
             t("Writes the tag into the prompt, or updates the tag that is already there"),

@@ -1,14 +1,20 @@
 // The prompts that a tag can be written into: the web UI's two, and the Generate panel's.
 import { post } from "../core/api.mjs";
+import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
+import { showTabOf } from "../core/webui_tabs.mjs";
 import { button } from "../controls/basic.mjs";
+
+/** @typedef {import("../controls/basic.mjs").Child} Child */
 
 /**
  * @typedef {object} PromptField
  * @property {() => string} label of the button that writes into it
  * @property {() => string} takeLabel of the button that takes its text
+ * @property {() => string} place what the page calls the place where it is
+ * @property {() => void} show goes there
  * @property {() => boolean} exists
  * @property {() => string} get
  * @property {(text: string) => void} set
@@ -44,6 +50,13 @@ function webuiPrompt(name, label, takeLabel) {
     return {
         label,
         takeLabel,
+        place: () => name,
+        show() {
+            const element = field("prompt");
+            if (!element) return;
+            showTabOf(element);
+            element.focus();
+        },
         exists: () => page.choices.prompts,
         get: () => field("prompt")?.value || "",
         set: (text) => write("prompt", text),
@@ -76,21 +89,35 @@ export function registerPrompt(prompt) {
 }
 
 /**
- * A button for each prompt that the page has.
- * @param {(prompt: PromptField) => Promise<void>} act
+ * A button for each prompt that the page has, and the line below them that tells what was written where.
+ * @param {(prompt: PromptField) => Promise<Child>} act writes into the prompt; answers with that line's text
  * @param {string} kind of the buttons
  * @param {string} tip
  */
-export const promptButtons = (act, kind, tip) =>
-    prompts
+export function promptButtons(act, kind, tip) {
+    const line = h("p", { class: "lx-note good lx-written", role: "status", hidden: true });
+    const write = showingErrors(async (/** @type {PromptField} */ prompt) => {
+        const text = await act(prompt);
+        const show = button(t("Go to {0}", prompt.place()), prompt.show, { tip: t("Shows the prompt") });
+        setChildren(line, text, " ", show);
+        line.hidden = false;
+    });
+    const buttons = prompts
         .filter((prompt) => prompt.exists())
-        .map((prompt) =>
-            button(
-                prompt.label(),
-                showingErrors(() => act(prompt)),
-                { kind, tip },
-            ),
-        );
+        .map((prompt) => button(prompt.label(), () => write(prompt), { kind, tip }));
+    return [...buttons, line];
+}
+
+/**
+ * Tells what was written into a prompt.
+ * @param {PromptField} prompt
+ * @param {string} text
+ */
+export const writtenText = (prompt, text) => t("Written into the prompt of {0}: {1}", prompt.place(), text);
+
+/** What of a text was not in the one of before. @param {string} before @param {string} now */
+export const addedText = (before, now) =>
+    now.startsWith(before) ? now.slice(before.length).replace(/^[\s,]+/, "") : now;
 
 /** What the page's prompts hold. @returns {[string, () => string][]} label of a button that takes it, text */
 export const promptTexts = () =>
@@ -108,7 +135,12 @@ async function insertAnswer(prompt, path, name) {
     prompt.set(made.prompt);
     if (made.negative !== before.negative) prompt.setNegative(made.negative);
     if (made.missing.length) toast(t("Not in your library: {0}", made.missing.join(", ")), "bad");
-    toast(t("Written into the prompt"));
+    const [words, negative] = [addedText(before.prompt, made.prompt), addedText(before.negative, made.negative)];
+    if (!words && !negative) return t("The prompt of {0} has it already.", prompt.place());
+    return [
+        words ? writtenText(prompt, words) : "",
+        negative ? t("Written into the negative prompt: {0}", negative) : "",
+    ].join(" ");
 }
 
 /**

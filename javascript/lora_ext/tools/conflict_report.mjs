@@ -5,7 +5,7 @@ import { emit } from "../core/events.mjs";
 import { copyText, showingErrors, toast } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, note, stack, summary, table } from "../controls/basic.mjs";
-import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { promptButtons, writtenText } from "../prompts/prompt_fields.mjs";
 import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").ConflictAnswer} ConflictReport */
@@ -139,7 +139,7 @@ function splitCard(splits) {
                 const fields = { name, te: weight, unet: weight, lbw: lbw || null, prompt: prompt.get() };
                 prompt.set((await post("/tag", fields)).prompt);
             }
-            toast(t("Written into the prompt"));
+            return writtenText(prompt, splits.map(({ tag }) => tag).join(" "));
         },
         "main",
         t("Writes all tags into the prompt, or updates those that are already there"),

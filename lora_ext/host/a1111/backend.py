@@ -22,7 +22,9 @@ from ...train.data.captioning import ImageCaptioner
 from ..standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
+from .model_kind import sd_model_native_size
 from .model_loading import load_chosen_model
+from .models import current_sd_model
 from .script_lifetime import SCRIPT_LIFETIME
 from .settings import A1111HostInterface, command_line_folders
 from .training_session import open_training_session
@@ -132,6 +134,11 @@ class A1111Backend:
         own = interrogators()
         more = find_captioners([self.host_interface.data_dir() / CAPTIONERS_FOLDER])
         return own | {name: describe for name, describe in more.items() if name not in own}
+
+    def native_size(self, checkpoint: str) -> int:
+        """See `Backend.native_size`: pictures are drawn with the web UI's own model."""
+        model = current_sd_model()
+        return 0 if model is None else sd_model_native_size(model)
 
     def choices(self) -> dict[str, list[str]]:
         """Returns samplers, schedules, and checkpoints by their path in their folder."""

@@ -1,0 +1,47 @@
+"""The native size of a checkpoint that is not loaded: from its configuration, or the header of its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import FileError
+from ...file.containers import container_format
+from ...file.safetensors_file import load_safetensors_header
+from ...json_text import parse_json
+from ...protocols import VAE_SCALE_FACTOR
+from ..checkpoint_layout import detect_checkpoint_layout, modern_key
+from ..native_size import native_size_for
+from .loader import checkpoint_hints
+
+
+def native_size_of_file(checkpoint: Path) -> int:
+    """Returns the width and height in pixels that a model was trained for, as far as that can be told without loading it.
+
+    Args:
+        checkpoint: A checkpoint file or a diffusers folder.
+
+    Returns:
+        The pixels of a side. 0 for a torch file, for an SD2 checkpoint that does not say what it predicts, and for what
+        is no model.
+    """
+    try:
+        return _size_of_folder(checkpoint) if checkpoint.is_dir() else _size_of_safetensors(checkpoint)
+    except (FileError, OSError, ValueError):
+        return 0  # drawing with it says what is wrong
+
+
+def _size_of_folder(folder: Path) -> int:
+    config = parse_json((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    latent = config.get("sample_size") if isinstance(config, dict) else None
+    return latent * VAE_SCALE_FACTOR if isinstance(latent, int) and latent > 0 else 0
+
+
+def _size_of_safetensors(path: Path) -> int:
+    if container_format(path) != "safetensors":
+        return 0
+    shapes = {name: entry.shape for name, entry in load_safetensors_header(path).entries.items()}
+    hints, _ = checkpoint_hints(path)
+    layout = detect_checkpoint_layout({modern_key(name, shapes): shape for name, shape in shapes.items()}, hints)
+    if layout.prediction is None:
+        return 0
+    return native_size_for(layout.family, layout.prediction, layout.unet["sample_size"])
