@@ -15,6 +15,8 @@ from torch import nn
 from lora_ext.errors import TrainError
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.data.dataset import Dataset
+from lora_ext.train.data.training_data import load_training_data
+from lora_ext.train.run import cost_estimate
 from lora_ext.train.run.cost_estimate import BYTES_IN_GIB, UNET_COSTS, format_rough_duration
 from lora_ext.train.run.preflight import PreflightReport, run_preflight
 from lora_ext.web.training_runs import preflight_details
@@ -166,6 +168,37 @@ def test_small_models_take_their_time_too(folder: Path) -> None:  # noqa: F811
         data = Dataset.from_recipe(recipe(folder, gradient_accumulation_steps=accumulated))
         found = run_preflight(data, model).expected  # type: ignore[arg-type]
         assert found is not None and found.seconds == pytest.approx(accumulated * 400 * 2.5e-4)
+
+
+def test_a_small_model_needs_more_than_its_share_of_parameters(tmp_path: Path) -> None:
+    """The embedded model at 512x512: attention and activations go by its channels, not by their square. In 32-bit a
+    step of its U-Net took 10.5 s where a product ran at 6.55e10 operations a second, and kept 37 KB a latent pixel.
+    """
+    draw(tmp_path / "a.png", (512, 512), caption="a dog")
+    data = Dataset.from_recipe(Recipe(train_data_dir=str(tmp_path), resolution="512", cache_latents=True))
+    model = Model(dtype=torch.float32)
+    model.unet = nn.Linear(5_659_044, 1, bias=False, device="meta")
+    report = run_preflight(data, model, parameter_count=1000)  # type: ignore[arg-type]
+    found = report.expected
+    assert found is not None and 30e3 < found.activations / 64**2 < 50e3
+    operations = found.seconds * cost_estimate.measure_matmul_speed(model.device, half=False)
+    assert 3.5e11 < operations < 1.4e12  # 10.5 s * 6.55e10 = 6.9e11
+    low, high = found.seconds_range
+    assert low < found.seconds < high and "until steps were measured" in report.text()
+
+
+def test_modes_without_pictures_speak_of_prompts() -> None:
+    sides = {"positive_prompt": "large", "negative_prompt": "small"}
+    wanted = Recipe(mode="slider", original_prompt="shape", resolution="64", max_train_steps=50, **sides)  # type: ignore[arg-type]
+    text = run_preflight(load_training_data(wanted), count_tokens=words).text()
+    assert "prompts × " in text and "prompts by size: 64x64" in text and "pictures" not in text
+
+
+def test_an_empty_regularisation_folder_means_none(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "none").mkdir()
+    assert any(
+        "so there is no regularisation" in note for note in look(folder, reg_data_dir=str(tmp_path / "none")).notes
+    )
 
 
 def test_times_in_words() -> None:

@@ -304,6 +304,10 @@ export interface ExpectedCost {
     bytes: number | null;
     /** Of the whole run; 0 where the speed is not known. */
     total_seconds: number | null;
+    /** The true time is expected between this */
+    least_seconds: number | null;
+    /** and this; what else keeps the device busy is not known. */
+    most_seconds: number | null;
 }
 
 /** A file with which something could not be done, and why. */
@@ -822,6 +826,8 @@ export interface PreflightDetails {
     expected: ExpectedCost | null;
     /** Sort of layers → how many are trained; empty without a model. */
     layers: Record<string, number>;
+    /** What is counted as pictures: "pictures", "pairs" of them, or "prompts" in modes without pictures. */
+    unit: "pictures" | "pairs" | "prompts";
 }
 
 /** What is known of a run before it starts. */

@@ -134,7 +134,7 @@ def register_job_routes(api: APIRouter, app_state: AppState) -> None:
 
     @api.get("/native-size")
     def native_size(checkpoint: str = "") -> NativeSize:
-        """The size that a model was trained for. checkpoint: a name of the list; the web UI draws with its own model."""
+        """The size that a model was trained for. checkpoint: a name of the list; the web UI has its own model."""
         return NativeSize(app_state.backend.native_size(checkpoint))
 
     if app_state.backend.can_generate:

@@ -81,6 +81,8 @@ class ExpectedCost:
         spare: What would make the run smaller.
         bytes: All together, with what the libraries take.
         total_seconds: Of the whole run; 0 where the speed is not known.
+        least_seconds: The true time is expected between this
+        most_seconds: and this; what else keeps the device busy is not known.
     """
 
     weights: float | None
@@ -91,6 +93,8 @@ class ExpectedCost:
     spare: str
     bytes: float | None
     total_seconds: float | None
+    least_seconds: float | None
+    most_seconds: float | None
 
 
 @dataclass(frozen=True)

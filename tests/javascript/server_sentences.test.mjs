@@ -16,7 +16,9 @@ test("the server's sentences are said in the page's words and language", () => {
 });
 
 test("an option is called by its label, where the sentence and not a value names it", () => {
-    const said = "reg_data_dir out/reg_generate has no picture that can be read; reg_generate generates them";
+    const said =
+        "reg_data_dir out/reg_generate has no picture that can be read, so there is no regularisation; " +
+        "reg_generate generates the pictures";
     assert.equal(pageWords(said), said);
     setOptionLabels((name) => (name === "reg_generate" ? "draw missing ones" : ""));
     assert.equal(pageWords(said), said.replace(/; reg_generate/, "; “draw missing ones”"));

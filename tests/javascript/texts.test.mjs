@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
-import { formatBytes, formatDuration, formatPercent, formatWeight } from "../../javascript/lora_ext/core/format.mjs";
+import {
+    formatBytes,
+    formatDuration,
+    formatPercent,
+    formatRoughDuration,
+    formatWeight,
+} from "../../javascript/lora_ext/core/format.mjs";
 import { setTranslations, t, tableFor } from "../../javascript/lora_ext/core/strings.mjs";
 import { hasEnded, percentDone, progressText } from "../../javascript/lora_ext/jobs/job_state.mjs";
 
@@ -40,6 +46,8 @@ test("sizes, shares, times, weights", () => {
     assert.deepEqual([1, 1500, 2.5e6, 1e9].map(formatBytes), ["1 KB", "2 KB", "2.5 MB", "1.00 GB"]);
     assert.deepEqual([0, 0.5, 0.1234, 0.99999, 1].map(formatPercent), ["0 %", "50 %", "12.34 %", "99.99 %", "100 %"]);
     assert.deepEqual([-1, 59.4, 61, 3660].map(formatDuration), ["0 s", "59 s", "1 min 1 s", "1 h 1 min"]);
+    assert.deepEqual([7199, 3595].map(formatDuration), ["2 h 0 min", "59 min 55 s"]);
+    assert.deepEqual([59.4, 700, 3580].map(formatRoughDuration), ["59 s", "12 min", "59 min 40 s"]);
     assert.deepEqual([1, 0.1 + 0.2, -0.0004].map(formatWeight), ["1", "0.3", "0"]);
 });
 

@@ -22,8 +22,13 @@ export function formatDuration(seconds) {
     const whole = Math.max(0, Math.round(seconds));
     if (whole < 60) return t("{0} s", whole);
     if (whole < 3600) return t("{0} min {1} s", Math.floor(whole / 60), whole % 60);
-    return t("{0} h {1} min", Math.floor(whole / 3600), Math.round((whole % 3600) / 60));
+    const minutes = Math.round(whole / 60);
+    return t("{0} h {1} min", Math.floor(minutes / 60), minutes % 60);
 }
+
+/** A duration that is not known exactly: minutes without seconds. @param {number} seconds */
+export const formatRoughDuration = (seconds) =>
+    seconds < 90 || seconds >= 3570 ? formatDuration(seconds) : t("{0} min", Math.round(seconds / 60));
 
 /** @param {number} seconds since 1970 */
 export function formatDate(seconds) {

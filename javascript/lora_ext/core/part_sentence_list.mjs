@@ -38,6 +38,8 @@ export const SENTENCE_PARTS = [
     "{0} has {1} as {2}",
     "{0} has no {1}",
     "{0} pictures × {1} repeats",
+    "{0} pairs × {1} repeats",
+    "{0} prompts × {1} repeats",
     "{0} regularisation",
     " ({0} is used)",
     "{0} on {1} processes",

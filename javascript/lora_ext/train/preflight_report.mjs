@@ -1,26 +1,38 @@
 // The check before a run: pictures, steps, time and memory.
 import { h } from "../core/elements.mjs";
-import { formatBytes, formatDuration } from "../core/format.mjs";
+import { formatBytes, formatRoughDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, facts, note, summary, table } from "../controls/basic.mjs";
 import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").PreflightDetails} PreflightReport */
 
+/**
+ * Between which times a run is expected to end; its own steps tell more.
+ * @param {NonNullable<PreflightReport["expected"]>} cost
+ */
+const expectedTime = ({ least_seconds: low, most_seconds: high }) =>
+    low && high ? t("{0} to {1}", formatRoughDuration(low), formatRoughDuration(high)) : "";
+
+/** What is counted. @param {PreflightReport} report */
+const unitName = ({ unit }) => ({ pictures: t("pictures"), pairs: t("pairs"), prompts: t("prompts") })[unit];
+
 /** @param {PreflightReport} report */
-function folderTable({ concepts }) {
+function folderTable(report) {
+    const { concepts, unit } = report;
+    if (unit === "prompts") return null;
     const name = (/** @type {PreflightReport["concepts"][number]} */ { folder, regularisation }) =>
         folder.split(/[\\/]/).pop() + (regularisation ? ` (${t("regularisation")})` : "");
     return table(
-        [t("folder"), t("pictures"), t("repeats"), t("samples per epoch")],
+        [t("folder"), unitName(report), t("repeats"), t("samples per epoch")],
         concepts.map((one) => [name(one), one.pictures, one.repeats, one.turns]),
     );
 }
 
 /** @param {PreflightReport} report */
-function bucketTable({ buckets }) {
-    const rows = buckets.map(({ size, pictures, batches }) => [size.join("×"), pictures, batches]);
-    return h("details", {}, summary(t("Sizes")), table([t("size"), t("pictures"), t("batches")], rows));
+function bucketTable(report) {
+    const rows = report.buckets.map(({ size, pictures, batches }) => [size.join("×"), pictures, batches]);
+    return h("details", {}, summary(t("Sizes")), table([t("size"), unitName(report), t("batches")], rows));
 }
 
 /**
@@ -36,11 +48,11 @@ export function preflightReport(result, links, showPictures) {
         "div",
         { class: "lx-report" },
         facts([
-            [t("pictures"), report.concepts.reduce((sum, one) => sum + one.pictures, 0)],
+            [unitName(report), report.concepts.reduce((sum, one) => sum + one.pictures, 0)],
             [t("steps"), report.steps],
             [t("epochs"), report.epochs],
             [t("steps per epoch"), report.steps_per_epoch],
-            [t("time, about"), expected ? formatDuration(expected.total_seconds || 0) : ""],
+            [t("time, about"), expected ? expectedTime(expected) : ""],
             [t("memory, about"), expected && expected.bytes ? formatBytes(expected.bytes) : ""],
         ]),
         report.notes.map((line) => [saidNote(line), links(line)]),

@@ -15,7 +15,7 @@ from .loader import checkpoint_hints
 
 
 def native_size_of_file(checkpoint: Path) -> int:
-    """Returns the width and height in pixels that a model was trained for, as far as that can be told without loading it.
+    """Returns the width and height in pixels that a model was trained for, as far as its file tells them.
 
     Args:
         checkpoint: A checkpoint file or a diffusers folder.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class TrainingSample(NamedTuple):
     crop: tuple[int, int]
 
 
+SampleUnit = Literal["pictures", "pairs", "prompts"]
+
+
 class Dataset:
     """A recipe's images and captions as batches. Epochs count from 0.
 
@@ -57,7 +60,10 @@ class Dataset:
         subsets: The folders and their rules.
         images: The images, which refer to subsets by number.
         sample_order: The batches of every epoch.
+        unit: What `images` are.
     """
+
+    unit: SampleUnit = "pictures"
 
     def __init__(
         self, recipe: Recipe, dataset_scan: DatasetScan, seed: int, *, find_face: FaceFinder | None = None

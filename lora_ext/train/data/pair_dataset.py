@@ -42,6 +42,7 @@ class PairDataset(Dataset):
         pasted: With `paste_data_dir` the pair whose change is pasted into each of `images`; each is its own target.
     """
 
+    unit = "pairs"
     targets: tuple[DatasetImage, ...]
     pasted: PicturePair | None
 

@@ -26,6 +26,8 @@ LATENT_CHANNELS = 4
 class PromptDataset(Dataset):
     """Batches of a recipe's prompts with empty latents, to which a training step adds noise."""
 
+    unit = "prompts"
+
     @classmethod
     def from_recipe(cls, recipe: Recipe, seed: int = 0, **_: Any) -> PromptDataset:
         """Lists the prompts that a recipe trains; those to keep are half of the rows, however many there are.

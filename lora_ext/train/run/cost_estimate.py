@@ -1,4 +1,7 @@
-"""Estimates of a run's memory and time before it begins, to within a factor of about one and a half.
+"""Estimates of a run's memory and time before it begins.
+
+The time is right to within `TIME_FACTOR`, as long as nothing else keeps the device busy; once steps run, the time that
+is left comes from them.
 
 The work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32²
 to 128² latent pixels. The memory of activations was counted tensor by tensor by `benchmarks/training_memory.py`: 4.7e5
@@ -33,6 +36,12 @@ VAE_OPERATIONS_PER_LATENT = 2.7e8
 """Operations of the VAE's encoder for each latent pixel (SD's)."""
 STEP_EFFICIENCY = 0.5
 """Speed of a training step, relative to one large matrix product."""
+CPU_OPERATIONS_PER_BYTE, CPU_SOFTMAX_SHARE = 180.0, 0.7
+"""What a CPU needs beside products, as operations: for each byte of activations (norms and the like), and for
+attention's softmax, a share of a full model's attention, since it depends on the heads and not on the channels.
+Measured in steps of the embedded model at 32² and 64² latent pixels, which took 0.85 and 10.5 s."""
+TIME_FACTOR = 1.5
+"""The true time is expected between the estimate by this and the estimate times it; on a CPU, twice this."""
 SECONDS_PER_LAYER = 2.5e-4
 """Least seconds of a layer in a step, forward and backward: launching its kernels takes that long at any size."""
 
@@ -71,6 +80,7 @@ class CostEstimate:
         training: Bytes of the trained factors, their gradients and the optimizer's state.
         activations: Bytes of a batch's activations.
         seconds: Seconds of a step; 0 if the device's speed is unknown.
+        seconds_range: Between which the seconds of a step are expected.
         have: Bytes that are available; 0 if unknown.
         spare: Settings that make the run smaller, as text: the fewest that make it fit where it does not.
     """
@@ -79,6 +89,7 @@ class CostEstimate:
     training: float
     activations: float
     seconds: float
+    seconds_range: tuple[float, float]
     have: float
     spare: str = ""
 
@@ -93,7 +104,8 @@ def estimate_cost(
 ) -> CostEstimate:
     """Estimates memory and time.
 
-    A smaller model of the same family is assumed to need less in proportion to its parameters.
+    A model of the same shape with fewer channels has fewer parameters by their square: its convolutions and projections
+    take less in proportion to its parameters, its activations and its attention to the root of that.
 
     Args:
         recipe: The settings.
@@ -112,28 +124,38 @@ def estimate_cost(
     half = recipe.mixed_precision != "no"
     blocks = sizes_of_blocks(parts["unet"]) if "unet" in parts else ()
     size = RunSize(
-        sizes, blocks, parameter_count, part, cost.activation_bytes, largest_bucket, model.device,
+        sizes, blocks, parameter_count, part**0.5, cost.activation_bytes, largest_bucket, model.device,
         cost.checkpointed_share,
     )  # fmt: skip
     need, have = memory_need(recipe, size), available_bytes(model)
-    work = (
-        part
-        * (cost.linear_operations * mean_latent_pixels + cost.quadratic_operations * mean_latent_pixels**2)
-        * (1.5 if recipe.gradient_checkpointing else 1)
-    )
+    work = _step_operations(cost, part, mean_latent_pixels, model.device)
+    work *= 1.5 if recipe.gradient_checkpointing else 1
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
         work += VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
     speed = measure_matmul_speed(model.device, half) * STEP_EFFICIENCY
+    seconds = 0.0
+    if speed:
+        a_batch = max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
+        seconds = recipe.gradient_accumulation_steps * a_batch
+    factor = TIME_FACTOR * (2 if model.device.type == "cpu" else 1)
     return CostEstimate(
         *need,
-        seconds=recipe.gradient_accumulation_steps
-        * max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
-        if speed
-        else 0.0,
+        seconds=seconds,
+        seconds_range=(seconds / factor, seconds * factor),
         have=have,
         spare=smallest_fitting_set(recipe, size, have) if 0 < have < need.total else smaller_run_advice(recipe),
     )
+
+
+def _step_operations(cost: UNetCost, part: float, latent_pixels: float, device: torch.device) -> float:
+    """Operations of a step with one image. part: The U-Net's parameters, relative to those of its family."""
+    linear, pairs, width = cost.linear_operations, cost.quadratic_operations * latent_pixels**2, part**0.5
+    operations = part * linear * latent_pixels + width * pairs
+    if device.type == "cpu":
+        operations += CPU_OPERATIONS_PER_BYTE * width * cost.activation_bytes * latent_pixels
+        operations += CPU_SOFTMAX_SHARE * pairs
+    return operations
 
 
 def measure_matmul_speed(device: torch.device, half: bool) -> float:

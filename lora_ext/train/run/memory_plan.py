@@ -49,7 +49,7 @@ class RunSize:
         parts: "unet", "te" and "te2" → size.
         blocks: Numbers of the U-Net's blocks that can be swapped, the largest first; empty where none can.
         trained: Number of trained numbers.
-        share: The U-Net's size, relative to that of its family.
+        share: The U-Net's channels, relative to those of its family.
         activation_bytes: Bytes of activations for each latent pixel of such a U-Net, in mixed precision.
         largest_bucket: (width, height) in pixels.
         device: Where it is trained.

@@ -11,7 +11,7 @@ from ...errors import TrainError
 from ...protocols import VAE_SCALE_FACTOR, TrainableModel
 from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, SampleUnit
 from ..data.picture_edit import picture_edit_path
 from ..data.prompt_dataset import PromptDataset
 from ..network.layer_targets import count_by_sort, trained_layers
@@ -84,6 +84,7 @@ class PreflightReport:
         notes: Sentences about what is possible but seldom meant.
         expected: Memory and time; None without a model.
         layers: Sort of layers → how many are trained; empty without a model.
+        unit: What is counted as pictures: "pictures", "pairs" of them, or "prompts" in modes without pictures.
     """
 
     concepts: tuple[ConceptReport, ...]
@@ -104,6 +105,7 @@ class PreflightReport:
     notes: tuple[str, ...]
     expected: CostEstimate | None
     layers: Mapping[str, int]
+    unit: SampleUnit = "pictures"
 
     @property
     def seconds(self) -> float:
@@ -174,6 +176,7 @@ def run_preflight(
         notes=(*_notes(data, steps), *(f"{pattern!r} matches no layer of this model" for pattern in unmatched)),
         expected=estimate_cost(recipe, model, parameter_count, largest, pixels) if model is not None else None,
         layers=count_by_sort(layer_ids),
+        unit=data.unit,
     )
     return found
 
@@ -276,7 +279,10 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         if recipe.reg_generate:
             yield "reg_generate draws the regularisation pictures first; with them there are twice as many steps"
         else:
-            yield f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read; reg_generate generates them"
+            yield (
+                f"reg_data_dir {recipe.reg_data_dir} has no picture that can be read, so there is no regularisation; "
+                "reg_generate generates the pictures"
+            )
     if recipe.keep_tokens and recipe.shuffle_caption:
         kept_whole = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
         if kept_whole == len(train):
@@ -304,11 +310,7 @@ def _share(resized: PixelSize, bucket: PixelSize) -> float:
 
 def _lines(report: PreflightReport) -> Iterator[str]:
     for c in report.concepts:
-        much = (
-            f"{c.pictures} regularisation"
-            if c.regularisation
-            else f"{counted(c.pictures, 'picture')} × {counted(c.repeats, 'repeat')}"
-        )
+        much = f"{c.pictures} regularisation" if c.regularisation else _repeated(report, c)
         line = f"{c.folder}: {much} = {counted(c.turns, 'sample')} an epoch"
         used = f" ({c.concept!r} is used)" if c.concept else ""
         yield f"{line}, {c.without_caption} without a caption{used}" if c.without_caption else line
@@ -319,7 +321,12 @@ def _lines(report: PreflightReport) -> Iterator[str]:
         rows = (
             f"{b.size[0]}x{b.size[1]} {b.pictures} ({counted(b.batches, 'batch', 'batches')})" for b in report.buckets
         )
-        yield f"pictures by size: {', '.join(rows)}"
+        sizes = ", ".join(rows)
+        yield {
+            "pictures": f"pictures by size: {sizes}",
+            "pairs": f"pairs by size: {sizes}",
+            "prompts": f"prompts by size: {sizes}",
+        }[report.unit]
     if report.longest:
         yield f"longest caption: {report.longest} of {report.limit} tokens"
     for path, tokens in report.too_long[:3]:
@@ -344,6 +351,15 @@ def _marked(warning: str) -> str:
     return f"! {warning}"
 
 
+def _repeated(report: PreflightReport, concept: ConceptReport) -> str:
+    images, repeats = concept.pictures, concept.repeats
+    return {
+        "pictures": f"{counted(images, 'picture')} × {counted(repeats, 'repeat')}",
+        "pairs": f"{counted(images, 'pair')} × {counted(repeats, 'repeat')}",
+        "prompts": f"{counted(images, 'prompt')} × {counted(repeats, 'repeat')}",
+    }[report.unit]
+
+
 def _sum(report: PreflightReport) -> str:
     """The line with the number of steps, such as `98 pictures × 100 repeats × 10 epochs = 98,000 steps`."""
     samples = sum(c.turns for c in report.concepts)
@@ -353,8 +369,7 @@ def _sum(report: PreflightReport) -> str:
     )
     if plain and len(report.concepts) == 1:
         c = train[0]
-        pattern = "{0} pictures × {1} repeats × {2} epochs = {3} steps"
-        return fill_counts(pattern, c.pictures, c.repeats, report.epochs, f"{report.steps:,}")
+        return fill_counts("{0} × {1} epochs = {2} steps", _repeated(report, c), report.epochs, f"{report.steps:,}")
     text = f"{counted(samples, 'sample')} in {counted(report.batches, 'batch', 'batches')} of up to {report.batch_size}"
     if report.world > 1:
         text = f"{text} on {report.world} processes"
@@ -376,4 +391,5 @@ def _cost_lines(report: PreflightReport) -> Iterator[str]:
     if e.have and e.bytes > e.have:
         yield _marked(f"that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; use {e.spare}")
     if e.seconds:
-        yield f"time: about {format_rough_duration(report.seconds)} ({e.seconds:.2g} s a step)"
+        low, high = (format_rough_duration(seconds * report.steps) for seconds in e.seconds_range)
+        yield f"time: about {low} to {high}, until steps were measured ({e.seconds:.2g} s a step)"
