@@ -40,6 +40,20 @@ test("a name that reads like a part of a sentence stays a name", () => {
     setTranslations({});
 });
 
+test("a value that reads like a sentence stays as it is where its place is a name's", () => {
+    const words = "the tag is empty";
+    setTranslations({
+        [words]: "标签为空",
+        "{0} has no LoRA layer": "{0} 没有 LoRA 层",
+        "the mask {0} cannot be read: {1}": "遮罩 {0} 无法读取：{1}",
+        "there is no preset {0}{1}": "没有预设 {0}{1}",
+    });
+    assert.equal(pageWords(`${words} has no LoRA layer`), `${words} 没有 LoRA 层`);
+    assert.equal(pageWords(`there is no preset ${words}`), `没有预设 ${words}`);
+    assert.equal(pageWords(`the mask ${words} cannot be read: ${words}`), `遮罩 ${words} 无法读取：标签为空`);
+    setTranslations({});
+});
+
 test("a name before a sentence is no part of it, and lists of words are said with the language's or", () => {
     const weights = "{0} block weights in {1}; accepted are {2} values";
     setTranslations({

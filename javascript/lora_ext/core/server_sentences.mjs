@@ -120,8 +120,17 @@ function withLabels(shown, values) {
     return filled(translation(shown, values).replace(OPTION, quoted), values);
 }
 
-/** A sentence that begins with the name of what it is about, which may read like a part of a sentence: "step 4". */
-const NAMED = /^\{\d\} [a-z]/;
+/** What names stand behind: an option, or a word for the thing. */
+const NAMING =
+    /(?:\b[a-z]+(?:_[a-z]+)+|\b(?:block|called|checkpoint|column|device|embedding|file|folder|job|key|LoRA|mask|name|option|package|picture|preset|row|rule|run|sampler|scheduler|set|setting|tag|token|tokenizer in)) $/;
+
+/**
+ * Whether the place of a sentence is a name's, by what stands around it: a name may read like a sentence, or like a part
+ * of one ("step 4"). Behind a colon and in brackets stands either.
+ * @param {string} before
+ * @param {string} after
+ */
+const isOfName = (before, after) => (before ? NAMING.test(before) : /^ [a-z(]/.test(after));
 
 /**
  * A sentence with its pattern, and the longest of its pieces: a text without that needs no look at the pattern.
@@ -140,7 +149,9 @@ function row(sentence, shown, isPart = false) {
         letters: pieces.join("").length,
         fits: pattern(marked),
         places: [...sentence.matchAll(/\{(\d)\}/g)].map(([, place]) => Number(place)),
-        isNamed: NAMED.test(sentence),
+        isName: [...sentence.matchAll(/\{\d\}/g)].map(
+            ({ index }) => !isPart && isOfName(sentence.slice(0, index), sentence.slice(index + 3)),
+        ),
     };
 }
 
@@ -185,10 +196,9 @@ function oneSentence(text, isPart) {
         // "NAME: sentence", where a sentence that begins with a value would take the name for a part of it
         if (behind && match[1]?.startsWith(`${name}: `) && known.fits.test(behind))
             return t("{0}: {1}", name, said(behind, isPart));
-        const isName = (/** @type {number} */ i) => i === 0 && known.isNamed && !known.isPart;
         // a part may be a sentence too, such as why something is so, or the names that were meant
         const words = (/** @type {string} */ part, /** @type {number} */ i) =>
-            isName(i) || part.length === text.length ? part : said(part);
+            known.isName[i] || part.length === text.length ? part : said(part);
         const values = ["1"]; // which the singular may leave out
         known.places.forEach((place, i) => (values[place] = words(match[i + 1], i)));
         return withLabels(known.shown, values);
