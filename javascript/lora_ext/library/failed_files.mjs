@@ -7,6 +7,10 @@ const MOST_SHOWN = 10;
 
 /** @param {readonly import("../api_types").FailedFile[]} failed */
 export const failedFiles = (failed) => [
-    failed.slice(0, MOST_SHOWN).map(({ name, error }) => note(`${name}: ${pageWords(error)}`, "bad")),
+    failed
+        .slice(0, MOST_SHOWN)
+        .map(({ name, error }) =>
+            note(error.includes(name) ? pageWords(error) : `${name}: ${pageWords(error)}`, "bad"),
+        ),
     failed.length > MOST_SHOWN ? note(t("and {0} more", failed.length - MOST_SHOWN), "bad") : null,
 ];

@@ -138,9 +138,11 @@ async function insertAnswer(prompt, path, name) {
     const [words, negative] = [addedText(before.prompt, made.prompt), addedText(before.negative, made.negative)];
     if (!words && !negative) return t("The prompt of {0} has it already.", prompt.place());
     return [
-        words ? writtenText(prompt, words) : "",
-        negative ? t("Written into the negative prompt: {0}", negative) : "",
-    ].join(" ");
+        words ? writtenText(prompt, words) : null,
+        negative ? t("Written into the negative prompt: {0}", negative) : null,
+    ]
+        .filter(Boolean)
+        .join(" · ");
 }
 
 /**

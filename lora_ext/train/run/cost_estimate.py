@@ -1,7 +1,7 @@
 """Estimates of a run's memory and time before it begins.
 
 The time is right to within `TIME_FACTOR`, as long as nothing else keeps the device busy; once steps run, the time that
-is left comes from them.
+is left comes from them. Memory is right to within a factor of about one and a half.
 
 The work of a step was counted operation by operation (forward, and backward to the input) on the U-Nets' shapes at 32²
 to 128² latent pixels. The memory of activations was counted tensor by tensor by `benchmarks/training_memory.py`: 4.7e5
@@ -34,14 +34,15 @@ from .memory_plan import (
 BYTES_IN_GIB = 2.0**30
 VAE_OPERATIONS_PER_LATENT = 2.7e8
 """Operations of the VAE's encoder for each latent pixel (SD's)."""
-STEP_EFFICIENCY = 0.5
+STEP_EFFICIENCY, CPU_STEP_EFFICIENCY = 0.5, 0.75
 """Speed of a training step, relative to one large matrix product."""
-CPU_OPERATIONS_PER_BYTE, CPU_SOFTMAX_SHARE = 180.0, 0.7
+CPU_OPERATIONS_PER_BYTE, CPU_SOFTMAX_SHARE = 230.0, 0.85
 """What a CPU needs beside products, as operations: for each byte of activations (norms and the like), and for
 attention's softmax, a share of a full model's attention, since it depends on the heads and not on the channels.
-Measured in steps of the embedded model at 32² and 64² latent pixels, which took 0.85 and 10.5 s."""
-TIME_FACTOR = 1.5
-"""The true time is expected between the estimate by this and the estimate times it; on a CPU, twice this."""
+Of one thread with products at 7.4e10 operations a second, steps of SD1.5's U-Net at 32² and 64² latent pixels took 8.3
+and 36.7 s, those of the embedded model's 0.61 and 7.4 s."""
+TIME_FACTOR, CPU_TIME_FACTOR = 1.5, 2.0
+"""The true time is expected between the estimate by this and the estimate times it."""
 SECONDS_PER_LAYER = 2.5e-4
 """Least seconds of a layer in a step, forward and backward: launching its kernels takes that long at any size."""
 
@@ -133,12 +134,13 @@ def estimate_cost(
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
         work += VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
-    speed = measure_matmul_speed(model.device, half) * STEP_EFFICIENCY
+    on_cpu = model.device.type == "cpu"
+    speed = measure_matmul_speed(model.device, half) * (CPU_STEP_EFFICIENCY if on_cpu else STEP_EFFICIENCY)
     seconds = 0.0
     if speed:
         a_batch = max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
         seconds = recipe.gradient_accumulation_steps * a_batch
-    factor = TIME_FACTOR * (2 if model.device.type == "cpu" else 1)
+    factor = CPU_TIME_FACTOR if on_cpu else TIME_FACTOR
     return CostEstimate(
         *need,
         seconds=seconds,
