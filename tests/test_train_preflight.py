@@ -205,7 +205,7 @@ def test_modes_without_pictures_speak_of_prompts() -> None:
     sides = {"positive_prompt": "large", "negative_prompt": "small"}
     wanted = Recipe(mode="slider", original_prompt="shape", resolution="64", max_train_steps=50, **sides)  # type: ignore[arg-type]
     text = run_preflight(load_training_data(wanted), count_tokens=words).text()
-    assert "prompts × " in text and "prompts by size: 64x64" in text and "pictures" not in text
+    assert "1 prompt × 100 repeats" in text and "prompts by size: 64x64" in text and "pictures" not in text
 
 
 def test_an_empty_regularisation_folder_means_none(folder: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -369,7 +369,12 @@ def _sum(report: PreflightReport) -> str:
     )
     if plain and len(report.concepts) == 1:
         c = train[0]
-        return fill_counts("{0} × {1} epochs = {2} steps", _repeated(report, c), report.epochs, f"{report.steps:,}")
+        pattern = {
+            "pictures": "{0} pictures × {1} repeats × {2} epochs = {3} steps",
+            "pairs": "{0} pairs × {1} repeats × {2} epochs = {3} steps",
+            "prompts": "{0} prompts × {1} repeats × {2} epochs = {3} steps",
+        }[report.unit]
+        return fill_counts(pattern, c.pictures, c.repeats, report.epochs, f"{report.steps:,}")
     text = f"{counted(samples, 'sample')} in {counted(report.batches, 'batch', 'batches')} of up to {report.batch_size}"
     if report.world > 1:
         text = f"{text} on {report.world} processes"
