@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(mark in args.name for mark in "/\\"):
         raise TrainError(f"--name {args.name!r} has a folder; give a name alone, and the folder by --output_dir")
     trigger = (args.trigger or args.name).strip()
-    asked = recipe_from_arguments(args)
-    check_output_folder(Path(asked.output_dir or args.name), "--output_dir")
+    named = {"output_dir": args.name, "output_name": args.name}
+    asked = recipe_from_arguments(args, recipe_from_settings(named))
+    check_output_folder(Path(str(asked.output_dir)), "--output_dir")
     scan = _scan_and_report(args.pictures)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
     suggested = _suggested_settings(args, asked, model, scan, trigger)
-    own = {"train_data_dir": str(args.pictures), "output_dir": args.name, "output_name": args.name}
-    own["metadata_trigger_phrase"] = trigger
+    own = {**named, "train_data_dir": str(args.pictures), "metadata_trigger_phrase": trigger}
     base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
     recipe = recipe_from_arguments(args, base, lambda sentence: print_text(sentence, file=sys.stderr))
     for name, row in suggested.items():
@@ -74,7 +74,7 @@ def _suggested_settings(
     args: Namespace, asked: Recipe, model: TrainableModel, scan: DatasetScan, trigger: str
 ) -> dict[str, SuggestedSetting]:
     """The settings that suit the pictures; those of regularisation where it is wanted and the user has set none."""
-    folder = Path(asked.output_dir or args.name).parent / regularisation_folder_name(args.kind, model)
+    folder = Path(str(asked.output_dir)).parent / regularisation_folder_name(args.kind, model)
     found = suggest_for_pictures(args.kind, scan, model, trigger, folder, str(folder))
     offer, wish = found.regularisation, args.regularisation
     if asked.reg_data_dir is not None or wish == "no":
