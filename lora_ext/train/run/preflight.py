@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...counted_words import counted, fill_counts
 from ...errors import TrainError
 from ...protocols import VAE_SCALE_FACTOR, TrainableModel
+from ..config.recipe import Recipe
 from ..data.buckets import PixelSize
 from ..data.captions import longest_token_count
 from ..data.dataset import Dataset, SampleUnit
+from ..data.dataset_scan import DatasetImage
 from ..data.picture_edit import picture_edit_path
 from ..data.prompt_dataset import PromptDataset
 from ..network.layer_targets import count_by_sort, trained_layers
@@ -255,26 +257,8 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         yield "mode difference trains twice, first a copy of original_image; steps and time are those of one pass"
     if steps > MANY_STEPS:
         yield f"{steps:,} steps are unusually many; fewer dataset_repeats or max_train_epochs may be meant"
-    without_text = sum(not p.caption for p in train)
-    if without_text == len(train) and not recipe.caption_prefix:
-        yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
-    elif without_text and not isinstance(data, PromptDataset):  # there an empty prompt is meant
-        yield counted(
-            without_text,
-            "picture has neither a caption nor a folder such as '10_concept'; it gets an empty one",
-            "pictures have neither a caption nor a folder such as '10_concept'; they get an empty one",
-        )
-    small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
-    if small:
-        yield counted(
-            small,
-            "picture is much smaller than its bucket and becomes blurred; set a lower resolution",
-            "pictures are much smaller than their bucket and become blurred; set a lower resolution",
-        )
-    cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
-    if cut:
-        hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
-        yield f"more than 30% of {counted(cut, 'picture')} is cut off{hint}"
+    yield from _caption_notes(data, train)
+    yield from _size_notes(recipe, train)
     if recipe.reg_data_dir and not regular:
         if recipe.reg_generate:
             yield "reg_generate draws the regularisation pictures first; with them there are twice as many steps"
@@ -287,6 +271,36 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
         kept_whole = sum(p.caption.count(recipe.caption_separator) < recipe.keep_tokens for p in train)
         if kept_whole == len(train):
             yield f"keep_tokens {recipe.keep_tokens} keeps all tags of every caption, so nothing is shuffled"
+    yield from _mask_notes(recipe, train)
+
+
+def _caption_notes(data: Dataset, train: Sequence[DatasetImage]) -> Iterator[str]:
+    without_text = sum(not p.caption for p in train)
+    if without_text == len(train) and not data.recipe.caption_prefix:
+        yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
+    elif without_text and not isinstance(data, PromptDataset):  # there an empty prompt is meant
+        yield counted(
+            without_text,
+            "picture has neither a caption nor a folder such as '10_concept'; it gets an empty one",
+            "pictures have neither a caption nor a folder such as '10_concept'; they get an empty one",
+        )
+
+
+def _size_notes(recipe: Recipe, train: Sequence[DatasetImage]) -> Iterator[str]:
+    small = sum(p.bucket_fit.resized[0] > 1.5 * p.size[0] for p in train)
+    if small:
+        yield counted(
+            small,
+            "picture is much smaller than its bucket and becomes blurred; set a lower resolution",
+            "pictures are much smaller than their bucket and become blurred; set a lower resolution",
+        )
+    cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
+    if cut:
+        hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
+        yield f"more than 30% of {counted(cut, 'picture')} is cut off{hint}"
+
+
+def _mask_notes(recipe: Recipe, train: Sequence[DatasetImage]) -> Iterator[str]:
     missing = sum(p.mask is None for p in train)
     if recipe.masked_loss and missing and not recipe.alpha_mask:
         yield counted(
