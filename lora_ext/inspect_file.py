@@ -205,7 +205,9 @@ def block_norms(file: LoraFile) -> list[BlockNorm]:
 
 
 def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
-    """Reads the most frequent caption tags from kohya's metadata (`ss_tag_frequency`).
+    """Reads the most frequent caption tags of what was taught from kohya's metadata (`ss_tag_frequency`).
+
+    Those of regularisation pictures, which stand there too, are not taught.
 
     Args:
         metadata: the file's metadata.
@@ -220,7 +222,10 @@ def top_tags(metadata: Mapping[str, str], count: int = 20) -> dict[str, int]:
     """
     total: Counter[str] = Counter()
     try:
-        for tags in parse_json(metadata.get("ss_tag_frequency", "{}")).values():
+        taught, reg = (parse_json(metadata.get(f"ss_{kind}dataset_dirs") or "{}") for kind in ("", "reg_"))
+        for folder, tags in parse_json(metadata.get("ss_tag_frequency", "{}")).items():
+            if folder in reg and folder not in taught:
+                continue
             total.update({str(tag).strip(): int(times) for tag, times in tags.items()})
     except (ValueError, TypeError, AttributeError, OverflowError):
         return {}

@@ -237,6 +237,9 @@ def test_checkpoints_and_datasets_of_one_name_can_all_be_chosen(tmp_path: Path) 
         dataset_browser.dataset_folder(app_state, name) / "a.txt" for name in dataset_browser.dataset_names(app_state)
     ]
     assert [path.stat().st_size for path in found] == [1, 2]
+    for name in ("regularisation-object-sd1", "zebras"):
+        (tmp_path / "d1" / name).mkdir()
+    assert dataset_browser.dataset_names(app_state)[-2:] == ["d2/cats", "regularisation-object-sd1"]
     app_state.jobs.close()
 
 

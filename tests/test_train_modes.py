@@ -21,6 +21,7 @@ from lora_ext.train.network.trainable_network import TrainableNetwork
 from lora_ext.train.run.objectives import build_objective
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.training.standalone_run import SilentHost
+from lora_ext.web.training_runs import form_fields
 
 ILECO = {"mode": "ileco", "original_prompt": "red", "target_prompt": "blue", "keep_prompts": "green | a cat"}
 SLIDER = {"mode": "slider", "original_prompt": "shape", "positive_prompt": "large", "negative_prompt": "small"}
@@ -29,6 +30,14 @@ SLIDER = {"mode": "slider", "original_prompt": "shape", "positive_prompt": "larg
 def prompts_recipe(out: Path, **more: Any) -> Recipe:
     settings = {"train_data_dir": None, "max_train_epochs": None, "max_train_steps": 4, **more}
     return recipe(Path("none"), out, **settings)
+
+
+def test_the_form_knows_which_options_a_mode_uses() -> None:
+    modes = {field.name: field.modes for field in form_fields()}
+    assert modes["positive_prompt"] == ["slider"] and modes["train_data_dir"] == ["pictures", "multi-addift"]
+    assert modes["reg_data_dir"] == ["pictures"] and modes["network_dim"] == modes["learning_rate"] == []
+    for name in ("original_prompt", "positive_prompt", "negative_prompt", "keep_prompts", "slider_guidance"):
+        assert "slider" in modes[name]
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,8 @@ export interface FormField {
     high: number | null;
     /** Whether it is shown without being asked for. */
     basic: boolean;
+    /** The modes of training that use it; empty where all do. */
+    modes: string[];
     default: any;
     /** Whether null is a value. */
     optional: boolean;
@@ -483,6 +485,8 @@ export interface JobAnswer {
     left: number | null;
     /** Whether the user has cancelled it and it still works. */
     stopping: boolean;
+    /** Whether it is done because the user has stopped it: its result is what it had by then. */
+    stopped: boolean;
     /** The newest lines of its log. */
     log: string[];
     /** What may be shown while it works; its fields depend on the kind. */
@@ -529,6 +533,8 @@ export interface JobSummary {
     left: number | null;
     /** Whether the user has cancelled it and it still works. */
     stopping: boolean;
+    /** Whether it is done because the user has stopped it: its result is what it had by then. */
+    stopped: boolean;
 }
 
 /** The layer that lost most, in a report's JSON. */
@@ -1129,6 +1135,8 @@ export interface SheetDetails {
     table: boolean;
     /** The request that it was drawn for. */
     asked: Record<string, any>;
+    /** A sentence about each file that does not fit as it is; told once, by the job that has drawn it. */
+    notes: string[];
 }
 
 /** What is shown of a sheet that is being drawn. */

@@ -69,11 +69,16 @@ def duplicate_pictures(scan: DatasetScan) -> list[tuple[Path, Path]]:
     return [(path, first) for path, first in pairs if path != first]
 
 
+REGULARISATION_FOLDER = "regularisation-"
+"""How the names of folders begin whose pictures are drawn for regularisation."""
+
+
 def regularisation_folder_name(kind: str, model: TrainableModel) -> str:
     """The folder of regularisation pictures that all runs of a kind with one model share."""
     name = str(model.metadata().get("ss_sd_model_name", "")).replace("\\", "/").rpartition("/")[2]
     stem = re.sub(r"\.(safetensors|ckpt|pt)$", "", name)  # a folder of diffusers may be called v1.5
-    return f"regularisation-{kind}-" + (re.sub(r"[^\w-]+", "-", stem, flags=re.ASCII).strip("-")[:80] or model.family)
+    stem = re.sub(r"[^\w-]+", "-", stem, flags=re.ASCII).strip("-")[:80]
+    return f"{REGULARISATION_FOLDER}{kind}-{stem or model.family}"
 
 
 def suggest_for_pictures(

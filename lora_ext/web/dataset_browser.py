@@ -22,6 +22,7 @@ from ..train.data.captions import caption_files
 from ..train.data.dataset_scan import DatasetImage, DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file, load_training_image
 from ..train.data.picture_edit import crop_image, cropped_size, load_mask, load_picture_edit, picture_edit_path
+from ..training.settings_for_pictures import REGULARISATION_FOLDER
 from .app_state import AppState
 from .user_paths import containing_folder, find_user_path, split_user_path
 
@@ -93,14 +94,13 @@ class DescribedPictures:
 
 
 def dataset_names(app_state: AppState) -> list[str]:
-    """Folders below the dataset folders that could be trained on."""
+    """Folders below the dataset folders that could be trained on, those drawn for regularisation last."""
     roots = [root for root in app_state.folders.datasets if root.is_dir()]
     inside = ((root, path) for root in roots for path in sorted(root.iterdir()))
-    return list(
-        paths_by_displayed_name(
-            (root, path) for root, path in inside if path.is_dir() and not path.name.startswith(".")
-        )
+    names = paths_by_displayed_name(
+        (root, path) for root, path in inside if path.is_dir() and not path.name.startswith(".")
     )
+    return sorted(names, key=lambda name: name.startswith(REGULARISATION_FOLDER))
 
 
 def dataset_folder(app_state: AppState, name: str) -> Path:

@@ -112,6 +112,11 @@ class UndoRequest(RequestBody):
     change: int = Field(ge=1)
 
 
+def _title(options: TrainRequest) -> str:
+    """What a run is called in the list of jobs."""
+    return str(options.settings.get("output_name") or "last")
+
+
 def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
     sheets = SheetService(app_state)
@@ -144,7 +149,7 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         """Looks over pictures and model before a run. Answers with a job."""
         runs.recipe_from_form(options.settings)
         work = app_state.jobs.start(
-            "preflight", "preflight", lambda job: runs.run_preflight(options.settings, job), lane=MODEL_LANE
+            "preflight", _title(options), lambda job: runs.run_preflight(options.settings, job), lane=MODEL_LANE
         )
         return work.summary()
 
@@ -152,8 +157,7 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     def train(options: TrainRequest) -> JobSummary:
         """Queues a run. Answers with a job; cancelling it saves first."""
         runs.recipe_from_form(options.settings)
-        title = str(options.settings.get("output_name") or "last")
-        return app_state.jobs.start("train", title, lambda job: work(options, job), lane=MODEL_LANE).summary()
+        return app_state.jobs.start("train", _title(options), lambda job: work(options, job), lane=MODEL_LANE).summary()
 
     def work(options: TrainRequest, job: Job) -> TrainResult:
         result: TrainResult = {**runs.train(options.settings, options.prompts, job)}

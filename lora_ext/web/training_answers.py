@@ -23,6 +23,7 @@ class FormField:
         low: The least number; null without one.
         high: The greatest number; null without one.
         basic: Whether it is shown without being asked for.
+        modes: The modes of training that use it; empty where all do.
         optional: Whether null is a value.
     """
 
@@ -35,6 +36,7 @@ class FormField:
     low: float | None
     high: float | None
     basic: bool
+    modes: list[str]
     default: Any
     optional: bool
 

@@ -16,6 +16,7 @@ from ..file.saving import replacing_file
 from ..jobs import Job, JobCancelledError
 from ..progress import track_with_callback
 from ..train.config.listed_texts import listed_texts
+from ..train.config.mode_check import modes_of_option
 from ..train.config.other_trainers_options import OTHER_TRAINERS_OPTIONS
 from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_io import recipe_from_settings, recipe_option_type
@@ -68,6 +69,7 @@ def form_fields() -> list[FormField]:
                 low=option.low,
                 high=option.high,
                 basic=option.basic,
+                modes=list(modes_of_option(name)),
                 default=list(default) if isinstance(default, tuple) else default,
                 optional=optional,
             )

@@ -76,11 +76,18 @@ test("only what was really changed is written into a file's metadata", () => {
 
 test("what trainers write into metadata may be anything", () => {
     const text = JSON.stringify({ "1_a": { cat: 2, " dog ": 5 }, "2_b": { dog: 1, cat: "3" } });
-    assert.deepEqual(tagFrequency(text), [
+    assert.deepEqual(tagFrequency({ ss_tag_frequency: text }), [
         ["dog", 6],
         ["cat", 5],
     ]);
-    for (const odd of [undefined, "", "{", "[1]", '{"a": null}', "3"]) assert.deepEqual(tagFrequency(odd), []);
+    const folders = { ss_dataset_dirs: '{"1_a": {}}', ss_reg_dataset_dirs: '{"1_a": {}, "2_b": {}}' };
+    assert.deepEqual(tagFrequency({ ss_tag_frequency: text, ...folders }), [
+        ["dog", 5],
+        ["cat", 2],
+    ]);
+    for (const odd of [undefined, "", "{", "[1]", '{"a": null}', "3"]) {
+        assert.deepEqual(tagFrequency({ ss_tag_frequency: odd }), []);
+    }
     assert.deepEqual(namedEntries({ ss_steps: "10", ss_vae_name: "x", ss_epoch: "None" }), [["steps", "10"]]);
 });
 

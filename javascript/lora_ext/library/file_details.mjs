@@ -91,7 +91,7 @@ function aboutCard(file, changes) {
 /** @param {LoraFile} file */
 function trainingCard(file) {
     const entries = namedEntries(file.metadata),
-        tags = tagFrequency(file.metadata.ss_tag_frequency);
+        tags = tagFrequency(file.metadata);
     const curves = stack();
     showingErrors(async () => {
         const { rows } = await api("/train/run", { query: { name: file.name } });

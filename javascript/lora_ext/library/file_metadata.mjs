@@ -60,15 +60,20 @@ export const namedEntries = (metadata) =>
         .map(([key, name]) => [name, metadata[key]]);
 
 /**
- * Caption tags of all folders with how often each occurs, most frequent first; none where the text is not as expected.
- * @param {string | undefined} text the entry `ss_tag_frequency`: folder → tag → count
+ * Caption tags of the training folders with how often each occurs, most frequent first; none where the entries are not
+ * as expected. Folders of regularisation pictures are left out.
+ * @param {Record<string, string>} metadata `ss_tag_frequency`: folder → tag → count
  * @returns {[string, number][]}
  */
-export function tagFrequency(text) {
+export function tagFrequency(metadata) {
     /** @type {Map<string, number>} */
     const counts = new Map();
     try {
-        for (const tags of Object.values(JSON.parse(text || "{}"))) {
+        const [taught, regularising] = ["ss_dataset_dirs", "ss_reg_dataset_dirs"].map((name) =>
+            JSON.parse(metadata[name] || "{}"),
+        );
+        for (const [folder, tags] of Object.entries(JSON.parse(metadata.ss_tag_frequency || "{}"))) {
+            if (folder in regularising && !(folder in taught)) continue;
             for (const [tag, count] of Object.entries(tags)) {
                 counts.set(tag.trim(), (counts.get(tag.trim()) || 0) + Number(count));
             }

@@ -30,10 +30,12 @@ export function matchesSearch({ name, help }, words) {
 }
 
 /**
+ * Shows the basic options and those that the mode needs, all, or those that a search finds.
  * @param {HTMLElement[]} groups
  * @param {[FormField, OptionControl][]} rows
+ * @param {(option: FormField) => boolean} fits whether the mode that is chosen uses an option
  */
-function optionFilter(groups, rows) {
+function optionFilter(groups, rows, fits) {
     let all = false;
     const search = searchInput({
         placeholder: t("Search settings"),
@@ -45,7 +47,8 @@ function optionFilter(groups, rows) {
         const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
         const shownGroups = new Set();
         for (const [option, { element }] of rows) {
-            const shown = words.length ? matchesSearch(option, words) : all || option.basic;
+            const usual = fits(option) && (option.basic || (option.group === "mode" && option.modes.length > 0));
+            const shown = words.length ? matchesSearch(option, words) : all || usual;
             element.hidden = !shown;
             if (shown) shownGroups.add(option.group);
         }
@@ -66,7 +69,7 @@ function optionFilter(groups, rows) {
     );
     search.addEventListener("input", debounce(100, update));
     update();
-    return { extent, search, none };
+    return { extent, search, none, update };
 }
 
 /** The options in the order of the form: the file's name is asked first. @param {FormField[]} fields */
@@ -76,13 +79,43 @@ export const formOrder = (fields) => [
 ];
 
 /**
+ * What the form is set to, without what is at its default.
+ * @param {[FormField, OptionControl][]} rows
+ * @param {(option: FormField) => boolean} fits whether the mode that is chosen uses an option
+ */
+function settingsOf(rows, fits) {
+    /**
+     * @param {[FormField, OptionControl][]} chosen
+     * @param {(control: OptionControl) => any} read
+     * @returns {Settings}
+     */
+    const values = (chosen, read) =>
+        Object.fromEntries(
+            chosen
+                .map(([option, control]) => /** @type {const} */ ([option, read(control)]))
+                .filter(([option, value]) => !sameValue(value, option.default))
+                .map(([option, value]) => [option.name, value]),
+        );
+    const used = () => rows.filter(([option, { element }]) => fits(option) || !element.hidden);
+    return {
+        /** Throws FieldError where one cannot be read. What is hidden since the mode does not use it is left out. */
+        settings: () => values(used(), (control) => control.get()),
+        /** As they stand, right or wrong. */
+        rawSettings: () => values(rows, (control) => control.raw()),
+    };
+}
+
+/**
  * @param {TrainForm} form
  * @param {() => void} onchange called when the user changes a value
  */
 export function optionForm(form, onchange) {
     const fields = formOrder(form.fields);
     /** @type {Record<string, OptionControl>} */
-    const controls = Object.fromEntries(fields.map((option) => [option.name, optionControl(option, form, onchange)]));
+    const controls = Object.fromEntries(
+        fields.map((option) => [option.name, optionControl(option, form, () => (filter.update(), onchange()))]),
+    );
+    const fits = (/** @type {FormField} */ { modes }) => !modes.length || modes.includes(controls.mode?.raw());
     /** @type {[FormField, OptionControl][]} */
     const rows = fields.map((option) => [option, controls[option.name]]);
     const groups = Object.entries(groupTitles()).flatMap(([name, title]) => {
@@ -91,24 +124,15 @@ export function optionForm(form, onchange) {
             ? [h("section", { class: "lx-group", "data-group": name }, h("h3", {}, title), grid(elements))]
             : [];
     });
-    /** @param {(control: OptionControl) => any} read */
-    const values = (read) =>
-        Object.fromEntries(
-            rows
-                .map(([option, control]) => /** @type {const} */ ([option, read(control)]))
-                .filter(([option, value]) => !sameValue(value, option.default))
-                .map(([option, value]) => [option.name, value]),
-        );
+    const filter = optionFilter(groups, rows, fits);
     return {
         element: h("div", { class: "lx-groups" }, groups),
-        ...optionFilter(groups, rows),
-        /** The settings; throws FieldError where one cannot be read. @returns {Settings} */
-        settings: () => values((control) => control.get()),
-        /** The settings as they stand, right or wrong. @returns {Settings} */
-        rawSettings: () => values((control) => control.raw()),
+        ...filter,
+        ...settingsOf(rows, fits),
         /** Shows settings; options that they do not name get their defaults. @param {Settings} settings */
         load(settings) {
             for (const [{ name, default: usual }, { set }] of rows) set(name in settings ? settings[name] : usual);
+            filter.update();
         },
         names: Object.keys(controls),
         /** Shows a setting, also one that is not among the basic ones. @param {string} name */
@@ -121,6 +145,7 @@ export function optionForm(form, onchange) {
         /** @param {Settings} settings */
         change(settings) {
             for (const [name, value] of Object.entries(settings)) controls[name].set(value);
+            filter.update();
         },
     };
 }

@@ -36,6 +36,17 @@ _PICTURES_ONLY = (
     "validation_split",
 )  # fmt: skip
 """Options that need pictures to train on, or that run the U-Net with the network only."""
+_NUMBERS = {
+    "target_guidance": ("ileco",),
+    "slider_guidance": ("slider",),
+    "diff_alt_ratio": _PAIRS,
+    "pair_weight": _PAIRS,
+}
+
+
+def modes_of_option(name: str) -> tuple[str, ...]:
+    """The modes that use an option; empty where all do."""
+    return _FIELDS.get(name) or _NUMBERS.get(name) or (("pictures",) if name in _PICTURES_ONLY else ())
 
 
 def mode_problems(recipe: Recipe) -> Iterator[str]:
