@@ -71,13 +71,18 @@ def test_changed_rates_are_logged_noted_and_resumed_bit_for_bit(tmp_path: Path) 
     assert float(rows(other)[-1]["lr_unet"]) == pytest.approx(1e-3 * factors[7], abs=1e-9)
 
 
-def test_the_control_file_is_taken_once(tmp_path: Path) -> None:
+def test_the_control_file_is_taken_once(tmp_path: Path, capsys: Any) -> None:
     said: list[str] = []
     control_path(tmp_path, "last").write_text('{"stop": true}', encoding="utf-8")  # of a run before
     control = ControlFile(tmp_path, "last", said.append)
     assert control.take() == RunRequest()
     write_control_file(tmp_path, "last", HALF)
     assert main(["control", str(tmp_path), "--save"]) == 0
+    assert "No run of that name" in capsys.readouterr().out
+    (tmp_path / "last.csv").touch()
+    assert main(["control", str(tmp_path), "--save"]) == 0 and "No run" not in capsys.readouterr().out
+    assert main(["control", str(tmp_path), "--save", "--output_name", "lost"]) == 0
+    assert "did you mean 'last'" in capsys.readouterr().out
     assert control.take() == RunRequest(save=True, lr_factor=0.5)
     assert control.take() == RunRequest() and not said
 

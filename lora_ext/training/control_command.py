@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..command_line import CommandParser
 from ..console import print_text
-from ..errors import TrainError
+from ..errors import TrainError, did_you_mean
 from ..train.run.run_requests import RunRequest, write_control_file
 
 
@@ -28,4 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.output_dir.is_dir():
         raise TrainError(f"there is no folder {args.output_dir}; give the output_dir of the run")
     print_text(write_control_file(args.output_dir, args.output_name, request))
+    print_text(f"{args.output_name} takes this file after its next step.")
+    logged = [path.stem for path in args.output_dir.glob("*.csv") if not path.stem.endswith(".validation")]
+    if args.output_name not in logged:
+        hint = did_you_mean(args.output_name, logged)
+        print_text(f"No run of that name has taken a step in {args.output_dir} yet{hint}")
     return 0
