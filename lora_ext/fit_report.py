@@ -71,6 +71,11 @@ class FitReport:
         return self.is_whole and not self.notes
 
     @property
+    def is_worth_telling(self) -> bool:
+        """Whether a user has to know of it: not all layers apply, or block weights and blocks differ."""
+        return bool(not self.ok or self.absent_blocks or self.blocks_without_weight)
+
+    @property
     def is_whole(self) -> bool:
         """Whether all layers of the file apply."""
         wrong = self.unmatched or self.wrong_shape or self.unrecognized or self.damaged

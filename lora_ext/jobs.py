@@ -62,6 +62,7 @@ class JobSummary:
         ended: When it ended; null before.
         left: Seconds to go; null where that cannot be told.
         stopping: Whether the user has cancelled it and it still works.
+        stopped: Whether it is done because the user has stopped it: its result is what it had by then.
     """
 
     id: str
@@ -78,6 +79,7 @@ class JobSummary:
     ended: float | None
     left: float | None
     stopping: bool
+    stopped: bool
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,12 @@ class Job:
         shown = {name: getattr(self, name) for name in (*names, "ended", "left")}
         if self.seconds_left is not None:
             shown["text"] = ""  # it names the stage that `left` is about, and this is of the whole work
-        return JobSummary(**shown, stopping=self.stop_event.is_set() and self.state not in JOB_ENDED_STATES)
+        asked = self.stop_event.is_set()
+        return JobSummary(
+            **shown,
+            stopping=asked and self.state not in JOB_ENDED_STATES,
+            stopped=asked and self.state == JOB_DONE,
+        )
 
     def details(self) -> JobDetails:
         """The job with its log, what it shows meanwhile, and its result."""
@@ -416,10 +423,12 @@ class JobQueue:
 
     def _load_history(self) -> None:
         """Ended jobs of earlier starts; a row that is no job is left out."""
-        plain = {item.name for item in fields(JobSummary)} - {"left", "stopping"}
+        plain = {item.name for item in fields(JobSummary)} - {"left", "stopping", "stopped"}
         for row in self._history.load():
             with suppress(KeyError, TypeError, AttributeError):
                 job = Job(**{name: row[name] for name in plain}, live=row["live"], result=row["result"])
                 job.log.extend(row["log"])
+                if row.get("stopped"):
+                    job.stop_event.set()
                 job.ended_event.set()
                 self._jobs[job.id] = job

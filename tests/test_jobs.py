@@ -203,6 +203,22 @@ def test_only_so_many_are_kept() -> None:
     assert len(jobs.list_jobs()) <= 6
 
 
+def test_a_job_that_ends_early_on_request_is_stopped_also_after_a_restart(tmp_path: Path) -> None:
+    def until_stopped(job: Job) -> str:
+        assert job.stop_event.wait(10)
+        return "a part"
+
+    jobs = JobQueue(history_path=tmp_path / "jobs.json")
+    job, whole = jobs.start("a", "part", until_stopped), jobs.start("a", "whole", lambda job: "all")
+    jobs.cancel(job.id)
+    for one in (job, whole):
+        one.ended_event.wait(10)
+    again = JobQueue(history_path=tmp_path / "jobs.json")
+    for found in (job, again.get(job.id)):
+        assert found.summary().state == "done" and found.summary().stopped and not found.summary().stopping
+    assert not whole.summary().stopped and not again.get(whole.id).summary().stopped
+
+
 def test_time_left_of_a_later_stage_is_told_from_that_stage_alone() -> None:
     job = Job("1", "a", "a", FILES_LANE, state=JOB_RUNNING, started=time.time() - 600)
     job.progress(99, 100, "drawing regularisation pictures")

@@ -83,7 +83,7 @@ def run_generate_job(app_state: AppState, options: GenerateRequest, job: Job) ->
             GeneratedImage(name, str(image.info.get(PARAMETERS_KEY, "")))
             for name, image in zip(names, images, strict=True)
         ],
-        notes=[*notes, *(str(fit) for fit in fits if not fit.ok or fit.absent_blocks or fit.blocks_without_weight)],
+        notes=[*notes, *(str(fit) for fit in fits if fit.is_worth_telling)],
     )
 
 

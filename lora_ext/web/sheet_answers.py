@@ -23,11 +23,13 @@ class SheetDetails(SheetJson):
         folder: Its folder below outputs/compare.
         table: Whether it has a table of scores.
         asked: The request that it was drawn for.
+        notes: A sentence about each file that does not fit as it is; told once, by the job that has drawn it.
     """
 
     folder: str
     table: bool
     asked: dict[str, Any]
+    notes: list[str]
 
 
 class SheetLive(TypedDict):

@@ -141,12 +141,15 @@ class SheetService:
             result = build_sheet.build_sheet(
                 planned, renderer, store, batch=options.batch, scorer=scorer, on_progress=watch
             )
-            for fit in getattr(renderer, "fits", {}).values():
-                job.notify(str(fit))
+            fits = list(getattr(renderer, "fits", {}).values())
+        for fit in fits:
+            job.notify(str(fit))
         if result.warning:
             job.notify(result.warning)
-        job.done = job.total
-        return self.load_sheet(folder)
+        if not job.cancelled():
+            job.done = job.total
+        notes = [str(fit) for fit in fits if fit.is_worth_telling]
+        return cast("SheetDetails", {**self.load_sheet(folder), "notes": notes})
 
     def load_sheet(self, folder: Path) -> SheetDetails:
         """A sheet as it is now; without a `sheet.json` that can be read, it has only what this type adds."""
@@ -161,7 +164,8 @@ class SheetService:
         with suppress(OSError, ValueError):
             asked = parse_json((folder / _ASKED).read_text(encoding="utf-8"))
         table = (folder / SCORES_FILE).is_file()
-        return cast("SheetDetails", {**found, "pages": pages, "folder": folder.name, "table": table, "asked": asked})
+        own = {"pages": pages, "folder": folder.name, "table": table, "asked": asked, "notes": []}
+        return cast("SheetDetails", {**found, **own})
 
     def history(self) -> list[PastSheet]:
         """Sheets of before, newest first."""

@@ -21,7 +21,7 @@ export const loadSheet = (folder) => api(`/compare/${encodeURIComponent(folder)}
 export function sheetHistory(open) {
     const element = h("div", { class: "lx-jobs-past" });
     const line = (/** @type {PastSheet} */ { folder, cells, time, complete }) => {
-        const about = [t("{0} pictures", cells), formatDate(time), complete ? "" : t("not finished")];
+        const about = [complete ? "" : t("not finished"), t("{0} pictures", cells), formatDate(time)];
         return h(
             "button",
             {

@@ -71,6 +71,7 @@ function sheetNotes(sheet) {
         "scores.csv",
     );
     return [
+        (sheet.notes || []).map((line) => saidNote(line, "bad")),
         sheet.suggested && !sheet.suggested.cells.length ? saidNote(sheet.suggested.reason) : null,
         sheet.same ? saidNote(sheet.same) : null,
         sheet.warning ? saidNote(sheet.warning, "bad") : null,

@@ -175,7 +175,8 @@ const ownerNote = (owner) =>
 
 /** @param {JobSummary | undefined} first the running job @param {number} more how many others run or wait */
 function faceOf(first, more) {
-    const text = first ? `${first.title} · ${Math.round(percentDone(first))} %` : t("Jobs");
+    const share = first && first.total ? ` · ${Math.round(percentDone(first))} %` : "";
+    const text = first ? `${jobTitle(first)}${share}` : t("Jobs");
     return [first ? h("span", { class: "lx-dot" }) : null, text, more > 0 ? ` +${more}` : ""];
 }
 

@@ -10,10 +10,14 @@ import { t } from "../core/strings.mjs";
 export const hasEnded = ({ state }) => ["done", "failed", "cancelled"].includes(state || "");
 
 /** @param {JobSummary} job */
-export const stateName = ({ state }) =>
-    ({ waiting: t("waiting"), running: t("running"), done: t("done"), failed: t("failed"), cancelled: t("cancelled") })[
-        state
-    ];
+export const stateName = ({ state, stopped }) =>
+    ({
+        waiting: t("waiting"),
+        running: t("running"),
+        done: stopped ? t("stopped") : t("done"),
+        failed: t("failed"),
+        cancelled: t("cancelled"),
+    })[state];
 
 /**
  * What a job is called: mostly by what it works on, else by its kind.
@@ -28,7 +32,7 @@ export const jobTitle = ({ kind, title }) => (title === kind ? t(kind) : title);
 export const percentDone = ({ done, total }) => (total ? (100 * done) / total : 0);
 
 /** @param {JobSummary} job */
-export const barWidth = (job) => `${job.state === "done" ? 100 : percentDone(job)}%`;
+export const barWidth = (job) => `${job.state === "done" && !job.stopped ? 100 : percentDone(job)}%`;
 
 /**
  * The time that it still takes or took, "" where that is not known.

@@ -54,7 +54,7 @@ function fill(panel, form) {
         result: (/** @type {Sheet | null} */ sheet) => {
             if (sheet && !running.finish(sheet)) setChildren(out, sheetView(sheet));
             history.refresh();
-            return null;
+            return sheet && !sheet.complete ? unfinishedNote(() => resume(sheet)) : null;
         },
     });
     const draw = showingErrors((/** @type {Settings} */ more) => {
@@ -67,11 +67,11 @@ function fill(panel, form) {
         }
         return view.run("/compare", request);
     });
+    const resume = (/** @type {Sheet} */ { asked, folder }) => draw({ ...asked, folder });
     const history = sheetHistory((sheet) => {
         if (!running.isFilling()) running.clear();
         form.take(sheet.asked);
-        const resume = () => draw({ ...sheet.asked, folder: sheet.folder });
-        setChildren(out, sheet.complete ? null : unfinishedNote(resume), sheetView(sheet));
+        setChildren(out, sheet.complete ? null : unfinishedNote(() => resume(sheet)), sheetView(sheet));
     });
     setChildren(
         panel,

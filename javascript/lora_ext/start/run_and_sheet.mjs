@@ -4,6 +4,7 @@ import { showingErrors } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { note, stack, summary } from "../controls/basic.mjs";
 import { runningSheet } from "../compare/running_sheet.mjs";
+import { unfinishedNote } from "../compare/sheet_history.mjs";
 import { sheetView } from "../compare/sheet_view.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { runActions, runStops } from "../train/run_controls.mjs";
@@ -16,6 +17,12 @@ import { stepCard } from "./steps.mjs";
 /** The files, samples and curves of a run. @param {TrainResult} run */
 const folded = (run) => h("details", {}, summary(t("Files, samples and curves")), finishedRun(run));
 
+const aboutSheet = () =>
+    t(
+        "Each column is a saved file, each row a weight. A click on a picture shows its tag; the suggested one has a " +
+            "green frame.",
+    );
+
 export function runAndSheet() {
     const out = stack(),
         running = runningSheet();
@@ -23,14 +30,11 @@ export function runAndSheet() {
         live: running.show,
         result: (/** @type {Sheet | null} */ made) => {
             if (made && !running.finish(made)) setChildren(out, sheetView(made));
-            return null;
+            if (!made || made.complete) return null;
+            return unfinishedNote(() => sheet.run("/compare", { ...made.asked, folder: made.folder }));
         },
     });
-    const about = t(
-        "Each column is a saved file, each row a weight. A click on a picture shows its tag; the suggested one has a " +
-            "green frame.",
-    );
-    const card = stepCard(4, t("Choose the best"), note(about), sheet.element, out);
+    const card = stepCard(4, t("Choose the best"), note(aboutSheet()), sheet.element, out);
     card.hidden = true;
     const train = new JobView({
         kinds: ["train"],

@@ -247,7 +247,7 @@ class A1111Extension:
         sd_model = model.current_sd_model()
         if self.is_sampling and self.tag_ownership.is_ours and model.is_supported_model(sd_model):
             fits, problems = self._apply_to_model(sd_model)
-            for text in [*problems, *(str(fit) for fit in fits or () if _is_worth_reporting(fit))]:
+            for text in [*problems, *(str(fit) for fit in fits or () if fit.is_worth_telling)]:
                 self.host_interface.notify(text)
 
     def on_step(self, params: Any) -> None:
@@ -314,7 +314,7 @@ class A1111Extension:
         for text in resolved.problems:
             self._notify(p, text)
         if fits is not None:
-            reports = {str(fit): fit for fit in fits if _is_worth_reporting(fit)}
+            reports = {str(fit): fit for fit in fits if fit.is_worth_telling}
             for text in reports:
                 if text not in self._reported_fits:
                     self._notify(p, text)
@@ -391,7 +391,3 @@ class A1111Extension:
         self._conditioning_key = None
         for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
             clear_conditioning(kind)
-
-
-def _is_worth_reporting(fit: FitReport) -> bool:
-    return bool(not fit.ok or fit.absent_blocks or fit.blocks_without_weight)
