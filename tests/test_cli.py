@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -180,6 +181,14 @@ def test_a_path_or_port_that_cannot_be_used_is_named_before_the_work_begins(
     with pytest.raises(SystemExit) as stopped:
         sys.exit(cli.main(line.split()))
     assert stopped.value.code == 2 and says in capsys.readouterr().err.replace("\\", "/")
+
+
+def test_a_port_that_another_program_has_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert cli.main(["ui", "--port", str(port), "--data_dir", str(tmp_path)]) == 2
+    assert f"cannot be served at 127.0.0.1:{port}: " in (told := capsys.readouterr().err) and "--port" in told
+    assert import_module("lora_ext.ui.standalone_server").usable_port("127.0.0.1", 0) > 0
 
 
 def test_every_verb_has_a_main() -> None:

@@ -85,7 +85,7 @@ def save_block_analysis(
 
     Returns:
         The heat map's file; each block's share, the preset and a sentence; the tag that applies the preset, None where
-        no block has an effect.
+        no block has an effect or no tag can hold the file's name.
 
     Raises:
         LoraError: an option is invalid, or the LoRA cannot be analysed.
@@ -111,10 +111,14 @@ def save_block_analysis(
     return heatmap.save_heatmap(found, keep, store.folder), data, tag
 
 
-def _tag_with_preset(prompt: str, lora: str, file: LoraFile, library: LoraLibrary, found: BlockAnalysisData) -> str:
-    """The prompt's tag of the LoRA, else one of weight 1, with the preset's numbers."""
+def _tag_with_preset(
+    prompt: str, lora: str, file: LoraFile, library: LoraLibrary, found: BlockAnalysisData
+) -> str | None:
+    """The prompt's tag of the LoRA, else one of weight 1, with the preset's numbers; None where no tag holds its name."""
     own = [tag for tag in ImageSpec(prompt=prompt).tags() if tag.name == lora]
     name = file.name if Path(lora).is_file() else library.shortest_name(library.find(lora))
+    if not own and set(name) & set("<>:"):
+        return None
     numbers = found.preset.rpartition(":")[2]
     return replace(own[0] if own else LoraTag(name), lbw=numbers, lbwe=None, x=None).format_tag()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
 import sys
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
@@ -103,6 +105,32 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def usable_port(host: str, port: int) -> int:
+    """Checks that no other program has a port.
+
+    Args:
+        host: what the page is served at.
+        port: the port; 0 for one that is free.
+
+    Returns:
+        The port.
+
+    Raises:
+        LoraError: the page cannot be served there.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+        if os.name == "posix":  # as uvicorn's own: a port that was just closed can be used again
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise LoraError(
+                f"the page cannot be served at {host}:{port}: {error.strerror}; give another --port, or 0 for one that "
+                "is free"
+            ) from None
+        return int(tried.getsockname()[1])
+
+
 def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:
     """Who may call, by the command line. Raises LoraError."""
     users: dict[str, str] = {}
@@ -128,6 +156,7 @@ def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ui`; runs until it is interrupted."""
     args = _parser().parse_args(argv)
+    args.port = usable_port(args.host, args.port)
     guard = guard_from_arguments(args)
     folders = standalone_folders(
         args.data_dir or user_data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
