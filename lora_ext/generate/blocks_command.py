@@ -114,7 +114,7 @@ def save_block_analysis(
 def _tag_with_preset(
     prompt: str, lora: str, file: LoraFile, library: LoraLibrary, found: BlockAnalysisData
 ) -> str | None:
-    """The prompt's tag of the LoRA, else one of weight 1, with the preset's numbers; None where no tag holds its name."""
+    """The prompt's tag of the LoRA, else one of weight 1, with the preset's numbers; None where none can be."""
     own = [tag for tag in ImageSpec(prompt=prompt).tags() if tag.name == lora]
     name = file.name if Path(lora).is_file() else library.shortest_name(library.find(lora))
     if not own and set(name) & set("<>:"):
