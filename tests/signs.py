@@ -45,7 +45,7 @@ def teach_the_sign(page: Any, panel: Any, insert: str, patience: float) -> int:
     panel.get_by_text("sheet-1.png").wait_for(timeout=patience)  # a page for each sample prompt
     panel.locator(".lx-sheet td.chosen").first.wait_for()
     panel.get_by_role("button", name=insert).last.click()
-    page.get_by_text("with the seed: <lora:").wait_for()
+    page.get_by_text("with the seed: ").wait_for()
     return int(page.evaluate("window.clicks"))
 
 

@@ -19,6 +19,7 @@ from lora_ext.generate import Settings
 from lora_ext.generate.pipeline import with_size_and_seed
 from lora_ext.host.a1111.model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
 from lora_ext.host.native_size import latent_size_of, native_size_for
+from lora_ext.host.standalone.native_size_of_file import native_size_of_file
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import setup
@@ -68,7 +69,7 @@ def test_an_sd2_v_checkpoint_gets_its_side_everywhere(tmp_path: Path, size: int,
     assert (model.family, model.prediction) == ("SD2", "v")
     settings = with_size_and_seed(Settings(prompt="a cat"), model, None)
     assert (settings.width, settings.height) == (side, side)
-    assert StandaloneTrainableModel(model).native_size == model.native_size == side
+    assert StandaloneTrainableModel(model).native_size == model.native_size == native_size_of_file(path) == side
     given = with_size_and_seed(replace(Settings(prompt="a cat"), width=256), model, None)
     assert (given.width, given.height) == (256, side), "what is asked for stays"
 
@@ -77,13 +78,17 @@ def test_an_sd2_epsilon_checkpoint_has_512(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     save_file(state_of("SD2"), path)
     assert read(path, prediction="epsilon").native_size == 512
+    assert native_size_of_file(path) == 0, "only running the U-Net tells what it predicts"
 
 
 @pytest.mark.parametrize("sample_size", [8, (8, 12)])
-def test_a_diffusers_folders_sample_size_counts(sample_size: Any) -> None:
+def test_a_diffusers_folders_sample_size_counts(sample_size: Any, tmp_path: Path) -> None:
     host = tiny_model()
     host.model.unet.register_to_config(sample_size=sample_size)
     assert host.native_size == (64 if sample_size == 8 else 96)
+    assert native_size_of_file(tmp_path) == 0
+    host.model.unet.save_config(tmp_path / "unet")
+    assert native_size_of_file(tmp_path) == host.native_size
     assert small_unet("SD1").config.sample_size == 8 and WordTokenizer.size == 64
 
 

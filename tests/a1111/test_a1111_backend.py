@@ -249,6 +249,7 @@ def test_sdxl_in_training(webui: StandIn) -> None:
     trainable = _trainable(webui, sdxl(webui))
     kinds = [trainable.family, trainable.prediction, trainable.native_size]
     assert kinds == ["SDXL", "epsilon", 1024]
+    assert webui.entry.tab.app_state.backend.native_size("") == 512  # of the web UI's own model
     context = trainable.encode_text(["a cat", "a dog"], clip_skip=2)
     assert context.states.shape == (2, 77, 32) and context.pooled.shape == (2, 16)
     assert shared.opts.data["CLIP_stop_at_last_layers"] == 1, "put back"

@@ -74,7 +74,7 @@ def test_generate_sends_no_number_that_was_not_meant(page: Any, sent: list[Any])
         label: _number(panel, label).get_attribute("placeholder")
         for label in ("Steps", "CFG scale", "Width", "Pictures")
     }
-    assert usual == {"Steps": "20", "CFG scale": "2.5", "Width": "0", "Pictures": "1"}
+    assert usual == {"Steps": "20", "CFG scale": "2.5", "Width": "64", "Pictures": "1"}
     _click(panel, "Draw")
     panel.get_by_text("caught by the test").wait_for()
     body = sent[0][1]

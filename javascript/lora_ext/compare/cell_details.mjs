@@ -5,7 +5,7 @@ import { formatPercent } from "../core/format.mjs";
 import { copyText } from "../core/messages.mjs";
 import { t } from "../core/strings.mjs";
 import { button, facts, outsideLink, buttonRow, stack } from "../controls/basic.mjs";
-import { promptButtons } from "../prompts/prompt_fields.mjs";
+import { addedText, promptButtons } from "../prompts/prompt_fields.mjs";
 import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").SheetCell} SheetCell */
@@ -29,9 +29,12 @@ export const scoreBar = ({ copy_of: copy, likeness, difference }) =>
 const insertButtons = (cell) =>
     promptButtons(
         async (prompt) => {
-            prompt.set((await post("/compare/prompt", { tag: cell.tag, prompt: prompt.get() })).prompt);
+            const before = prompt.get();
+            const made = await post("/compare/prompt", { tag: cell.tag, prompt: before });
+            prompt.set(made.prompt);
             prompt.setSeed(cell.seed);
-            return t("Written into the prompt of {0}, with the seed: {1}", prompt.place(), cell.tag);
+            const text = (made.prompt.startsWith(before) && addedText(before, made.prompt)) || cell.tag;
+            return t("Written into the prompt of {0}, with the seed: {1}", prompt.place(), text);
         },
         "main",
         t("Writes this tag and this seed into the prompt; a tag of the same run is replaced"),

@@ -10,8 +10,8 @@ from ...file.safetensors_file import load_safetensors_header
 from ...json_text import parse_json
 from ...protocols import VAE_SCALE_FACTOR
 from ..checkpoint_layout import detect_checkpoint_layout, modern_key
+from ..ldm_config import CheckpointHints, load_ldm_config
 from ..native_size import native_size_for
-from .loader import checkpoint_hints
 
 
 def native_size_of_file(checkpoint: Path) -> int:
@@ -33,14 +33,16 @@ def native_size_of_file(checkpoint: Path) -> int:
 def _size_of_folder(folder: Path) -> int:
     config = parse_json((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     latent = config.get("sample_size") if isinstance(config, dict) else None
-    return latent * VAE_SCALE_FACTOR if isinstance(latent, int) and latent > 0 else 0
+    sides = latent if isinstance(latent, list) else [latent]
+    return max((side for side in sides if isinstance(side, int)), default=0) * VAE_SCALE_FACTOR
 
 
 def _size_of_safetensors(path: Path) -> int:
     if container_format(path) != "safetensors":
         return 0
     shapes = {name: entry.shape for name, entry in load_safetensors_header(path).entries.items()}
-    hints, _ = checkpoint_hints(path)
+    configuration = path.with_suffix(".yaml")
+    hints = CheckpointHints(load_ldm_config(configuration) if configuration.is_file() else {})
     layout = detect_checkpoint_layout({modern_key(name, shapes): shape for name, shape in shapes.items()}, hints)
     if layout.prediction is None:
         return 0
