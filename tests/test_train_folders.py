@@ -80,6 +80,16 @@ def test_regularisation_is_balanced_in_each_dataset(tmp_path: Path) -> None:
     assert any("dataset 3: its regularisation pictures are not used" in sentence for sentence in said)
 
 
+def test_a_dataset_file_whose_regularisation_is_empty_is_told(tmp_path: Path) -> None:
+    draw(tmp_path / "a" / "1.png")
+    (tmp_path / "reg").mkdir()
+    subset = "[[datasets.subsets]]\nimage_dir = '{}'\nis_reg = {}\n".format
+    (tmp_path / "x.toml").write_text(f"[[datasets]]\n{subset('a', 'false')}{subset('reg', 'true')}")
+    said: list[str] = []
+    find_subsets(Recipe(dataset_config=str(tmp_path / "x.toml")), said.append)
+    assert any("so there is no regularisation" in sentence for sentence in said)
+
+
 def test_a_plain_folder_and_regularisation(tmp_path: Path) -> None:
     draw(tmp_path / "pics" / "1.png", caption="one")
     draw(tmp_path / "reg" / "2_dog" / "1.png")

@@ -49,6 +49,7 @@ export const SERVER_SENTENCES = [
     "{0} pictures have neither a caption nor a folder such as '10_concept'; they get an empty one",
     "{0} pictures are much smaller than their bucket and become blurred; set a lower resolution",
     "more than 30% of {0} pictures is cut off{1}",
+    "no subset with is_reg in {0} has pictures, so there is no regularisation",
     "reg_data_dir {0} has no picture that can be read, so there is no regularisation; reg_generate generates the pictures",
     "keep_tokens {0} keeps all tags of every caption, so nothing is shuffled",
     "{0} pictures have no mask; their whole area is trained",

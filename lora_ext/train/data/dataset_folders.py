@@ -39,6 +39,9 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
         return [_single_picture(recipe)]
     if recipe.dataset_config:
         found = load_dataset_toml(Path(recipe.dataset_config), recipe, notify)
+        regular = [subset for subset in found if subset.regularisation]
+        if regular and not any(subset.files for subset in regular):
+            notify(f"no subset with is_reg in {recipe.dataset_config} has pictures, so there is no regularisation")
     elif recipe.train_data_dir:
         root = Path(recipe.train_data_dir)
         found = _subsets_below(unpack_tables(root, recipe, notify) or root, recipe, False, notify)
