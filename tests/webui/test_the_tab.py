@@ -25,7 +25,7 @@ def weights(page: Any, lora: str) -> Any:
     picker = panel.locator(".lx-picker:visible").first
     picker.locator(".lx-pick").click()
     picker.locator("input[type=search]").fill(lora)
-    picker.locator(".lx-item", has_text=lora).first.click()
+    picker.locator(".lx-item", has=page.get_by_text(lora, exact=True)).first.click()  # a kind may be called alike
     panel.locator(".lx-tag", has_text=f"<lora:{lora}:").wait_for()
     return panel
 
