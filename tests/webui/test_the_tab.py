@@ -97,6 +97,7 @@ def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
         ("output_name", "by-hand"),
     ):
         panel.locator(option.format(name)).first.fill(value)
+    panel.get_by_label("Sample prompts").fill("a red disc --w 64 --h 64 --s 2 --d 1")  # of each epoch
     panel.get_by_role("button", name="Train", exact=True).click()
     run = panel.locator(".lx-job[data-state]:visible").last
     run.locator(".lx-live .lx-chart .line").first.wait_for(state="attached")
@@ -107,11 +108,12 @@ def test_training_in_the_page(trained_on: WebUI, page: Any) -> None:
     wait_for(webui, "train")
     page.locator(".lx-job-menu-face").click()
     page.locator(".lx-jobline", has_text="by-hand").locator(".lx-jobname").click()
-    panel.get_by_role("button", name="Set block weights").first.wait_for()
+    made = panel.locator(".lx-offers > *", has=page.get_by_text("by-hand", exact=True))  # after those of the epochs
+    made.get_by_role("button", name="Set block weights").wait_for()
     panel.locator(".lx-result .lx-chart .line").first.wait_for(state="attached")  # its rows are asked for
     assert (webui.make("").pixels == plain.pixels).all() and webui.weights() == weights
     assert webui.data is not None and (webui.data / "models" / "Lora" / "by-hand.safetensors").is_file()
-    panel.get_by_role("button", name="Set block weights").first.click()
+    made.get_by_role("button", name="Set block weights").click()
     tag = page.locator("#lx-panel-weights .lx-tag", has_text="<lora:by-hand:")
     tag.wait_for()
     assert (webui.make(tag.inner_text()).pixels != plain.pixels).any()
