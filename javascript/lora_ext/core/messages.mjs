@@ -35,13 +35,13 @@ export class FieldError extends Error {
 /**
  * Shows a line at the page's edge for some seconds.
  * @param {string} text
- * @param {string} [kind] "bad" for an error; "lasting" for a line that stays as long as one
+ * @param {string} [kind] "bad" for an error; "lasting" for a line with a button
  */
 export function toastLine(text, kind = "") {
     const line = h("div", { class: `lx-toast ${kind}`, role: "status" }, text);
     const toasts = page.root.querySelector(".lx-toasts");
     if (toasts) toasts.append(line);
-    setTimeout(() => line.remove(), kind ? 9000 : 4000);
+    setTimeout(() => line.remove(), kind === "lasting" ? 20000 : kind ? 9000 : 4000);
     return line;
 }
 
