@@ -177,6 +177,7 @@ def score_toy_loras(
     base: Settings,
     tags: Sequence[str],
     on_image: OnToyImage | None = None,
+    unrelated_before: float | None = None,
 ) -> list[ToyScores]:
     """Scores the concept and unrelated prompts without a LoRA, generated once, and with each tag.
 
@@ -186,21 +187,22 @@ def score_toy_loras(
         base: The settings of every image.
         tags: Tags of the LoRAs to score.
         on_image: Called after each image.
+        unrelated_before: The score of the unrelated prompts without a LoRA, if it is known.
 
     Returns:
         The scores of each tag.
     """
 
-    def shares(tag: str) -> list[float]:
-        drawn = (
-            (prompts, generate_toy_images(model, library, base, prompts, tag, on_image))
-            for prompts in (TOY_PROMPTS, UNRELATED_PROMPTS)
-        )
-        return [shapes.share_obeyed(made, prompts) for prompts, made in drawn]
+    def share(prompts: Sequence[str], tag: str = "") -> float:
+        return shapes.share_obeyed(generate_toy_images(model, library, base, prompts, tag, on_image), prompts)
 
-    concept, unrelated = shares("")
-    after = [shares(tag) for tag in tags]
-    return [ToyScores(concept, learned, unrelated, kept) for learned, kept in after]
+    concept_before = share(TOY_PROMPTS)
+    if unrelated_before is None:
+        unrelated_before = share(UNRELATED_PROMPTS)
+    return [
+        ToyScores(concept_before, share(TOY_PROMPTS, tag), unrelated_before, share(UNRELATED_PROMPTS, tag))
+        for tag in tags
+    ]
 
 
 def train_toy_lora(model: StandaloneModel, out: Path, host: HostInterface | None = None, **more: Any) -> TrainingResult:
