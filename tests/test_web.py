@@ -392,6 +392,8 @@ def test_fields_are_named(api: Client) -> None:
     assert api("POST", "/library/delete", 422, json={"names": "one"})["error"] == "names must be a list"
     assert api("POST", "/library/delete", 422, json="one")["error"] == "the request must be a JSON object"
     assert api("POST", "/train", 422, json={"settings": "one"})["error"] == "settings must be a JSON object"
+    assert api("POST", "/train", 422, json={"settings": []})["error"] == "settings must be a JSON object"
+    assert api("POST", "/train", 422, json=[])["error"] == "the request must be a JSON object"
     headers = {"content-type": "application/json"}
     api("POST", "/merge", 422, content='{"parts": [{"name": "one", "ratio": NaN}], "save_to": "x"}', headers=headers)
 

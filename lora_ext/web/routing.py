@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -30,17 +30,32 @@ class _FractionError(TypeError):
     code = "integer"
 
 
+class _NoObjectError(TypeError):
+    """Another value where a JSON object is due. code: what pydantic 1 calls the error."""
+
+    code = "dict"
+
+
 class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
     """A request's named fields; an unknown one is an error, and so is a number that is not finite."""
 
-    if VERSION.startswith("1."):  # which cuts 2.7 off at 2
+    if VERSION.startswith("1."):  # which cuts 2.7 off at 2, and takes a list of pairs for an object
 
         @validator("*", pre=True, allow_reuse=True)  # type: ignore[type-var]
-        def _no_fraction(cls, value: object, field: Any) -> object:
+        def _no_other_kind(cls, value: object, field: Any) -> object:
             whole = isinstance(field.type_, type) and issubclass(field.type_, int) and field.type_ is not bool
             if whole and isinstance(value, float) and not value.is_integer():
                 raise _FractionError
+            if get_origin(field.outer_type_) is dict and not isinstance(value, dict):
+                raise _NoObjectError
             return value
+
+        @classmethod
+        def validate(cls, value: Any) -> Any:
+            """As pydantic 1 does, but of objects only."""
+            if not isinstance(value, (dict, cls)):
+                raise _NoObjectError
+            return super().validate(value)
 
 
 class SamplingRequest(RequestBody):

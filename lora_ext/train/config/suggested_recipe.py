@@ -65,7 +65,9 @@ def _network(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     else:
         found["network_module"] = SuggestedSetting("lierla", "{0} is learned without 3x3 layers", (_NOUNS[kind],))
         rate = _SMALL_MODEL_RATE / 2 if situation.native_size < SMALL_MODEL_PIXELS else 5e-5
-        found["text_encoder_lr"] = SuggestedSetting(rate, "the text encoder learns faster than the U-Net, so its rate is lower")
+        found["text_encoder_lr"] = SuggestedSetting(
+            rate, "the text encoder learns faster than the U-Net, so its rate is lower"
+        )
     if situation.native_size < SMALL_MODEL_PIXELS:
         reason = "a model of {0} pixels has few parameters"
         found["learning_rate"] = SuggestedSetting(_SMALL_MODEL_RATE, reason, (situation.native_size,))
