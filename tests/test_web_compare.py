@@ -136,7 +136,7 @@ def test_a_cells_tag_goes_into_a_prompt(api: Client) -> None:
         made = api("POST", "/compare/prompt", json={"tag": "<lora:mine-000001:0.4>", "prompt": prompt})
         assert made == {"prompt": expected}
     api("POST", "/compare/prompt", 400, json={"tag": "none"})
-    lora(api.root / "loras" / "star.safetensors", **{"modelspec.trigger_phrase": "red star"})
+    lora(api.root / "loras" / "star.safetensors", **{"modelspec.trigger_phrase": "<lora:other:5>, red star"})
     api.app_state.refresh_library()
     for prompt, expected in (
         ("a cat", "a cat <lora:star:1> red star"),

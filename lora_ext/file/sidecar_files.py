@@ -22,6 +22,7 @@ from .containers import LORA_FILE_SUFFIXES
 from .file_lock import exclusive_lock
 from .saving import replacing_file
 
+_NETWORK_TAG = re.compile(r"<\w+:[^<>]*>")
 USER_METADATA, CIVITAI_INFO, MANAGER_METADATA = ".json", ".civitai.info", ".metadata.json"
 DESCRIPTIONS = (".description.txt", ".txt")
 TEXT_SUFFIXES = (USER_METADATA, CIVITAI_INFO, MANAGER_METADATA, *DESCRIPTIONS)
@@ -82,8 +83,9 @@ class SidecarInfo:
 
     @property
     def prompt_words(self) -> str:
-        """The words that belong into the prompt with the tag."""
-        return self.activation_text or ", ".join(self.trained_words)
+        """The words that belong into the prompt with the tag; a tag among those of others loads no second network."""
+        words = _NETWORK_TAG.sub(" ", ", ".join(self.trained_words))
+        return self.activation_text or " ".join(words.split()).strip(", ")
 
 
 def sidecar_path(path: Path, suffix: str) -> Path:
