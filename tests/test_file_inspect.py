@@ -64,7 +64,7 @@ def test_odd_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a number" in out
     assert "cat (3 vectors)" in out
     assert "most frequent tags: sky, 1girl" in out
-    assert "1 entries were not understood" in out
+    assert "1 entry was not understood" in out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) < 300
     assert main([str(path), "--json"]) == 0

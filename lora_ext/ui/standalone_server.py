@@ -156,8 +156,8 @@ def guard_from_arguments(args: argparse.Namespace) -> AccessGuard:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ui`; runs until it is interrupted."""
     args = _parser().parse_args(argv)
-    args.port = usable_port(args.host, args.port)
     guard = guard_from_arguments(args)
+    args.port = usable_port(args.host, args.port)
     folders = standalone_folders(
         args.data_dir or user_data_folder(), args.lora_dir, args.ckpt_dir, args.dataset_dir, args.out
     )

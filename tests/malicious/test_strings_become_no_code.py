@@ -302,6 +302,7 @@ MAY_IMPORT = {
     "lora_ext/host/standalone/clip_image.py": "try_to_load_from_cache",
     "lora_ext/host/standalone/tokenizer_files.py": "try_to_load_from_cache",
     "lora_ext/train/run/hub_upload.py": "train --push_to_hub, which the tab refuses",
+    "lora_ext/ui/standalone_server.py": "whether a port of this machine is free",
     "lora_ext/web/allowed_hosts.py": "this machine's own names",
     "lora_ext/file/name_claims.py": "this machine's name, which says whose a claim is",
 }
