@@ -141,9 +141,8 @@ def generate(
     prompt = _parse_prompt(settings, masks, report, strict)
     texts = [*dict.fromkeys(row.text for row in prompt.rows), settings.negative_prompt]
     library = library or LoraLibrary(lora_dirs(settings))
-    with_file = tags_with_file(
-        prompt.tags, library, report.notes, strict
-    )  # before the model, which takes seconds to load
+    # before the model, which takes seconds to load
+    with_file = tags_with_file(prompt.tags, library, report.notes, strict)
     init = _load_init_image(settings.init_image)
     model = model or load_settings_model(settings)
     settings = with_size_and_seed(settings, model, init)

@@ -148,19 +148,19 @@ def _edits(args: argparse.Namespace) -> bool:
 def _run(args: argparse.Namespace) -> dict[str, str]:
     """The metadata of one file, after the edits."""
     args.file = find_peft_file(args.file)
-    if _edits(args):
-        check_output_path(args.save_to or args.file, [args.file], overwrite=args.overwrite)
+    if not _edits(args):
+        return dict(load_tensors(args.file).metadata)
+    path = check_output_path(args.save_to or args.file, [args.file], overwrite=args.overwrite)
     contents = load_tensors(args.file)
-    return _save_edited(args, contents.tensors, contents.metadata) if _edits(args) else dict(contents.metadata)
+    return _save_edited(args, path, contents.tensors, contents.metadata)
 
 
 def _save_edited(
-    args: argparse.Namespace, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    args: argparse.Namespace, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> dict[str, str]:
     """Writes the edited file; returns its metadata."""
     if not tensors:  # cloneofsimo's first .pt files are lists of tensors without names
         raise ToolError(f"the tensors of {args.file} have no names; convert the file first (lora_ext convert)")
-    path = args.save_to or args.file
     if (
         not (path.exists() and path.samefile(args.file))
         and find_adapter_config(args.file)

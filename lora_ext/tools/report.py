@@ -73,7 +73,7 @@ class LayerReport:
         return math.sqrt(max(0.0, 1.0 - self.kept**2))
 
     @property
-    def counted(self) -> float:
+    def kept_of_change(self) -> float:
         """`kept` where the layer changes anything, else 1: of a ΔW that is nothing nothing is lost."""
         return 1.0 if self.norm is not None and self.norm <= NO_CHANGE else self.kept
 
@@ -214,8 +214,8 @@ class ToolReport:
     @property
     def worst(self) -> LayerReport | None:
         """The layer with the largest relative loss, None where nothing was lost."""
-        worst = min(self.layers, key=lambda layer: layer.counted, default=None)
-        return worst if worst is not None and worst.counted < 1.0 else None
+        worst = min(self.layers, key=lambda layer: layer.kept_of_change, default=None)
+        return worst if worst is not None and worst.kept_of_change < 1.0 else None
 
     def add_source_notes(self, name: str, file: LoraFile) -> None:
         """Adds notes on a source: damaged layers that are left out, and a strength that had to be assumed."""
@@ -327,7 +327,7 @@ def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
         yield f"  {ranks}   {_percent(first.kept):>7}  {first.name}{more}{note}"
     hidden = [layer for group in groups[len(shown) :] for layer in group]
     if hidden:
-        least = _percent(min(layer.counted for layer in hidden))
+        least = _percent(min(layer.kept_of_change for layer in hidden))
         yield f"  … and {counted(len(hidden), 'more layer')}, each keeps {least} or more: --verbose lists all"
 
 
@@ -345,7 +345,7 @@ def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:
     found: dict[tuple[object, ...], list[LayerReport]] = {}
     for layer in layers:
         found.setdefault(alike(layer), []).append(layer)
-    return sorted(found.values(), key=lambda group: group[0].counted)
+    return sorted(found.values(), key=lambda group: group[0].kept_of_change)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -270,7 +270,7 @@ def preflight_details(report: PreflightReport) -> PreflightDetails:
     expected = None
     if cost is not None:
         numbers = {name: getattr(cost, name) for name in ("weights", "training", "activations", "seconds", "have")}
-        low, high = (seconds * report.steps for seconds in cost.seconds_range)
+        low, high = report.seconds_range
         numbers |= {"bytes": cost.bytes, "total_seconds": report.seconds, "least_seconds": low, "most_seconds": high}
         expected = ExpectedCost(spare=cost.spare, **{name: finite_or_none(value) for name, value in numbers.items()})
     return PreflightDetails(**{**vars(report), "expected": expected})

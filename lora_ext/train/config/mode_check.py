@@ -42,6 +42,7 @@ _NUMBERS = {
     "diff_alt_ratio": _PAIRS,
     "pair_weight": _PAIRS,
 }
+"""The same of options that always have a value, so that a recipe does not tell whether they were meant."""
 
 
 def modes_of_option(name: str) -> tuple[str, ...]:

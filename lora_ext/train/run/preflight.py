@@ -114,6 +114,12 @@ class PreflightReport:
         """Seconds of the whole run; 0 if unknown."""
         return self.expected.seconds * self.steps if self.expected else 0.0
 
+    @property
+    def seconds_range(self) -> tuple[float, float]:
+        """Between which the seconds of the whole run are expected; 0 if unknown."""
+        low, high = self.expected.seconds_range if self.expected else (0.0, 0.0)
+        return low * self.steps, high * self.steps
+
     def text(self) -> str:
         """The report as text.
 
@@ -410,5 +416,5 @@ def _cost_lines(report: PreflightReport) -> Iterator[str]:
     if e.have and e.bytes > e.have:
         yield _marked(f"that is more than the {e.have / BYTES_IN_GIB:.1f} GiB that are free; use {e.spare}")
     if e.seconds:
-        low, high = (format_rough_duration(seconds * report.steps) for seconds in e.seconds_range)
+        low, high = map(format_rough_duration, report.seconds_range)
         yield f"time: about {low} to {high}, until steps were measured ({e.seconds:.2g} s a step)"
