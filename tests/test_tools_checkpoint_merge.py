@@ -353,6 +353,7 @@ def test_refusals(tmp_path: Path) -> None:
         for s, a in file.adapters.items()
     }
     refused("ΔW is 0 everywhere", specs=[of(LoraFile(zeros))])  # type: ignore[arg-type]
+    refused("1 \\* .*, -1 \\* .*: at these ratios .* cancel each other.* would stay", specs=[of(file), of(file, -1.0)])
     refused("unet.MID.*does not fit float16.*save as bf16", specs=[of(file, 1e9)], dtype=torch.float16)
     bad = {
         layer_id: adapter_from_tensors({**a.tensors, "alpha": torch.tensor(float("nan"))})

@@ -217,6 +217,30 @@ def test_large_matrices_are_within_the_promise(shape: tuple[int, ...], decay: fl
     assert torch.allclose(full.values.double(), exact, atol=3e-6 * float(exact[0]))
 
 
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("method", ["concat", "svd"])
+def test_files_that_cancel_each_other_are_refused(kind: str, method: str) -> None:
+    file, other = file_of(kind, 1), file_of(kind, 2)
+    options = MergeOptions(method, 4)
+    with pytest.raises(ToolError, match=r"^0.5 \* .*, -0.5 \* .*: at these ratios their changes cancel each other"):
+        merge_loras([file, file], [0.5, -0.5], options)
+    merge_loras([file, file], [0.5, -0.499], options)
+    merge_loras([file, other], [0.5, -0.5], options)
+
+
+def test_an_exact_merge_less_its_sources_is_refused_and_a_zero_file_too() -> None:
+    one, two = file_of("lora", 1), file_of("lora", 2, rank=2)
+    both, _ = merge_loras([one, two], [0.3, 0.7])
+    with pytest.raises(ToolError, match="cancel each other"):
+        merge_loras([both, one, two], [1, -0.3, -0.7])
+    untrained = file_of("lora", 3)
+    for adapter in untrained.adapters.values():
+        adapter.tensors["lora_up.weight"].zero_()
+    with pytest.raises(ToolError, match=r"ΔW is 0 everywhere \(never trained\?\), the result would change nothing"):
+        merge_loras([untrained])
+    merge_loras([untrained, one])
+
+
 def test_convergence_is_not_asked_of_a_zero_matrix() -> None:
     for shape in ((6, 4), (300, 400), (8, 3, 3, 3)):
         best = approximate_delta(torch.zeros(shape), 4)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter_spec import AdapterSpec
+from ..adapters import Adapter
 from ..command_line import check_disk_space
 from ..errors import ToolError
 from ..file.lora_file import is_tensor_finite
@@ -20,6 +21,7 @@ from ..inject.baking import add_delta
 from ..inject.rounding import Rounding
 from ..layer_names import LayerId
 from ..progress import Track
+from .cancelling import cancel_each_other, weighted_names, zero_sum_reason
 from .checkpoint_keys import WeightLocation, checkpoint_family, describe_checkpoint
 from .checkpoint_stream import (
     TensorChange,
@@ -60,9 +62,13 @@ class CheckpointFilePlan:
         if location.bias is not None:
             self.biases_by_key.setdefault(location.bias, []).append(applied_adapter)
 
-    def applied_adapters(self) -> Iterator[AppliedAdapter]:
-        """Every planned adapter, once for each layer that it changes."""
-        return (applied_adapter for rows in self.adapters_by_key.values() for _, _, applied_adapter in rows)
+    def changes_nothing(self) -> bool:
+        """Whether the planned changes of every layer are 0, or cancel each other."""
+        layers: dict[LayerId, list[tuple[Adapter, float]]] = {}
+        for rows in self.adapters_by_key.values():
+            for _, layer_id, applied in rows:
+                layers.setdefault(layer_id, []).append((applied.adapter, float(applied.weight)))
+        return all(cancel_each_other(parts) for parts in layers.values())
 
     def tensor_changes(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, TensorChange]:
         """Tensor name → the function that computes what is written in its place.
@@ -138,22 +144,14 @@ def assign_adapters(
             _check_family(spec, locations, checkpoint_name)
         _report_source(report, spec, lacks, wrong)
     report.layers += [LayerReport(str(layer_id), rank, None) for layer_id, rank in ranks.items()]
-    if not acting or not any(
-        _has_nonzero_delta(applied_adapter) for plan in plans for applied_adapter in plan.applied_adapters()
-    ):
-        labels = ", ".join(spec.display_name for spec in specs)
+    if not acting or all(plan.changes_nothing() for plan in plans):
         if matched:
-            what = "ΔW is 0 everywhere (never trained?)" if acting else "every weight is 0"
-            raise ToolError(f"{labels}: {what}, {checkpoint_name} would stay as it is")
+            what = zero_sum_reason(specs, ranks) if acting else "every weight is 0"
+            raise ToolError(f"{weighted_names(specs)}: {what}, {checkpoint_name} would stay as it is")
+        labels = ", ".join(spec.display_name for spec in specs)
         raise ToolError(
             f"nothing of {labels} fits {checkpoint_name} ({describe_checkpoint(locations)}); it was not written"
         )
-
-
-def _has_nonzero_delta(applied_adapter: AppliedAdapter) -> bool:
-    """Whether ΔW may differ from zero: a LoRA that was never trained has a factor of zeros."""
-    low = applied_adapter.adapter.low_rank()
-    return low is None or all(bool(t.float().any()) for t in (low.up, low.gain, low.down))
 
 
 def _check_family(spec: AdapterSpec, locations: Mapping[LayerId, WeightLocation], name: str) -> None:

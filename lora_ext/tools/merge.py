@@ -33,6 +33,7 @@ from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
 from ..precisions import SAVE_PRECISIONS
 from ..progress import Track, no_progress, progress_bar
+from .cancelling import cancel_each_other, weighted_names, zero_sum_reason
 from .constant_alpha import with_constant_alphas
 from .input_files import expand_input_files
 from .layer_batches import LayerPlan, finish_layers
@@ -65,7 +66,7 @@ def merge_loras(
 
     Raises:
         ToolError: counts that differ, NaN, shapes that differ (files for different base models), no layer in common,
-            or different ranks with the method "factors".
+            changes that cancel each other, or different ranks with the method "factors".
     """
     options = options or MergeOptions()
     specs = _specs(files, ratios, blocks)
@@ -95,6 +96,9 @@ def merge_loras(
     for spec in specs:
         if len(report.left_out.get(spec.display_name, ())) == len(spec.file.adapters):
             raise ToolError(f"nothing of {spec.display_name} can be merged: {'; '.join(report.notes)}")
+    if all(cancel_each_other(_weighted(specs, layer_id)) for layer_id in adapters):
+        why = zero_sum_reason(specs, adapters)
+        raise ToolError(f"{weighted_names(specs)}: {why}, the result would change nothing")
     adapters = with_constant_alphas(adapters, report)
     comment = f"merged ({options.method}): " + " + ".join(f"{spec.unet:g} * {spec.display_name}" for spec in specs)
     sources = [
@@ -166,6 +170,12 @@ def _part(spec: AdapterSpec, layer_id: LayerId) -> LayerContribution:
     return LayerContribution(
         spec.display_name, spec.file.adapters[layer_id], weight, change_of(spec.file, layer_id) if weight else None
     )
+
+
+def _weighted(specs: Sequence[AdapterSpec], layer_id: LayerId) -> list[tuple[Adapter, float]]:
+    """The adapters of one layer with their weights."""
+    holders = [spec for spec in specs if layer_id in spec.file.adapters]
+    return [(spec.file.adapters[layer_id], spec.weight_at(layer_id)) for spec in holders]
 
 
 def _head(specs: Sequence[AdapterSpec], layer_id: LayerId) -> str | None:

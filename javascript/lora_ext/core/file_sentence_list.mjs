@@ -85,6 +85,8 @@ export const FILE_SENTENCES = [
     "{0}: its embeddings ({1}) are left out: a checkpoint cannot hold them",
     "the checkpoint contains NaN or infinity in {0}",
     "{0}: {1}, {2} would stay as it is",
+    "{0}: {1}, the result would change nothing",
+    "at these ratios their changes cancel each other",
     "ΔW is 0 everywhere (never trained?)",
     "every weight is 0",
     "{0} is NaN or infinity once the LoRAs are added; use a smaller ratio",
