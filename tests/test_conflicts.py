@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from makers import KINDS, MAKERS, make, suits
 from PIL import Image
 from reference import reference
+from safetensors.torch import load_file
 from test_tools_laws import LAYERS, file_of, layer_id
 
 from lora_ext import cli
@@ -21,7 +22,9 @@ from lora_ext.adapters import adapter_from_tensors
 from lora_ext.adapters.lora import Lora
 from lora_ext.block_weights import parse_block_weights
 from lora_ext.errors import ToolError
+from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
+from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.saving import save_lora_file
 from lora_ext.lora_tags import parse_lora_tags
 from lora_ext.lowrank import LowRank
@@ -207,6 +210,33 @@ def test_three_files_share_out_every_block() -> None:
     kept = [block for split in splits for block in split.keeps if block != "BASE"]
     assert sorted(kept) == sorted({row.block for row in report.pairs[0].blocks} - {"BASE"})
     assert all(0 <= split.kept <= 1 for split in splits)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_one_name_get_tags_that_the_library_tells_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "loras" / where for where in ("face.safetensors", "a/face.safetensors", "b/c/face.safetensors",
+                                                      "b/c/face.pt", "other.safetensors")]  # fmt: skip
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (torch.save(load_file(paths[0]), path) if path.suffix == ".pt" else save_lora_file(file_of("lora", seed), path))
+    report = measure_conflicts([load_lora_file(path) for path in paths])
+    library = LoraLibrary([tmp_path / "loras"])
+    assert [library.find(name).path for name in report.names] == paths
+    assert len(set(report.names)) == 5 and report.names[4] == "other"
+    assert report.names[:2] == ["loras/face", "a/face"]
+    tags = [parse_lora_tags(split.tag)[1][0].name for split in suggest_split(report)]
+    assert tags == report.names
+    assert [note for note in report.notes if "4 files are called 'face'" in note and "loras/face, a/face" in note]
+
+
+def test_a_file_that_is_given_twice_is_named() -> None:
+    one = replace(file_of("lora", 1), path=Path("x/face.safetensors"))
+    assert measure_conflicts([one, one]).notes == ["face is given more than once and is compared with itself"]
+    assert measure_conflicts([file_of("lora", 1), file_of("lora", 2)]).notes == [
+        "several files are called unnamed, and a tag cannot tell them apart: rename one"
+    ]
 
 
 # --- command ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ..errors import FitError, ToolError
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
 from ..progress import Track, no_progress
+from .distinct_names import distinct_names, repeated_names
 from .layer_changes import change_of, check_usable
 from .layer_overlap import DENSE_DIRECTIONS, ChangeDirections, LayerOverlap, change_directions, layer_overlap
 
@@ -161,7 +162,7 @@ def measure_conflicts(
     Args:
         files: two files or more.
         weights: the weight of each file, by default 1.
-        names: what the files are called; by default by their own names.
+        names: what the files are called; by default as `distinct_names` calls them.
         track: shows the progress.
 
     Returns:
@@ -171,7 +172,7 @@ def measure_conflicts(
         ToolError: fewer than two files, NaN, files for different base models or without a common layer.
     """
     weights = list(weights or [1.0] * len(files))
-    names = list(names or [file.name for file in files])
+    names, named = (list(names), list[str]()) if names else distinct_names(files)
     if len(files) < 2 or len(weights) != len(files):
         raise ToolError(f"conflicts needs two files or more and a weight for each; got {counted(len(files), 'file')}, "
                         f"{counted(len(weights), 'weight')}")  # fmt: skip
@@ -193,7 +194,7 @@ def measure_conflicts(
     pairs = [
         _pair(names[i], names[k], blocks, (float(weights[i]), float(weights[k]))) for (i, k), blocks in sums.items()
     ]
-    notes = _notes(files, names, unmeasured, dense, pairs)
+    notes = [*named, *repeated_names(names, files), *_notes(files, names, unmeasured, dense, pairs)]
     return ConflictReport(names, weights, pairs, energies, [file.family for file in files], notes)
 
 

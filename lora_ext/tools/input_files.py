@@ -74,10 +74,10 @@ def find_input_files(given: Sequence[Path], results: Path | None = None) -> list
     found: dict[Path, InputFile] = {}
     single = [path for path in given if not is_pattern(path) and not find_peft_file(path).is_dir()]
     if results is None and len(single) == len(given):
-        return [InputFile(file, _relative_name(file, _shared_folder(single))) for file in map(find_peft_file, given)]
+        return [InputFile(file, _relative_name(file, shared_folder(single))) for file in map(find_peft_file, given)]
     for path in given:
         if path in single:
-            root, files = _shared_folder(single), [find_peft_file(path)]
+            root, files = shared_folder(single), [find_peft_file(path)]
         else:
             root, files = _search(path)
             files = [file for file in files if not _is_result(file, root, results)]
@@ -165,7 +165,7 @@ def _tell_unsearched(error: OSError) -> None:
     print_text(f"not searched: {error.filename}: {error.strerror}", file=sys.stderr)
 
 
-def _shared_folder(files: Sequence[Path]) -> Path:
+def shared_folder(files: Sequence[Path]) -> Path:
     """The folder that all files stand in; that of a single file, or of files on several drives, is its own."""
     parents = {str(_named_path(find_peft_file(file)).absolute().parent) for file in files}
     try:
