@@ -13,7 +13,10 @@ from lora_ext.cli import CLI_COMMANDS
 from lora_ext.command_line import CommandParser
 
 TITLE = "Commands"
-_HEADINGS = {"dylora": "DyLoRA", "positional arguments": "Without a name", "mode": "Mode: what is learned from"}
+_HEADINGS = {
+    "dylora": "DyLoRA", "positional arguments": "Arguments", "mode": "Mode: what is learned from",
+    "pivotal": "Pivotal tuning: a new token",
+}  # fmt: skip
 _HEAD = "| option | default | what it does |\n| --- | --- | --- |\n"
 
 
@@ -62,8 +65,10 @@ def _values(action: argparse.Action) -> str:
     if action.nargs == 0:
         return ""
     if action.choices:
-        names = ", ".join(code(choice) for choice in action.choices)
+        names = ", ".join(code(choice) for choice in action.choices if choice != "")
         return f" {names}"
+    if action.nargs == "?" and action.metavar is None:  # an option that is accepted with a value or without
+        return ""
     metavar = action.metavar or ("TEXT" if action.type is None else getattr(action.type, "__name__", "VALUE"))
     name = metavar[0] if isinstance(metavar, tuple) else metavar
     if name.startswith("{"):  # choices of a training option, which are checked later
@@ -73,20 +78,26 @@ def _values(action: argparse.Action) -> str:
 
 
 def _default(action: argparse.Action, text: str) -> tuple[str, str]:
-    """The default, and the help without it."""
-    told = re.search(r"\s*\(default:? ([^()]*)\)$", text)
-    if told:
-        return told[1], text[: told.start()]
-    unset = action.default is None or action.default is argparse.SUPPRESS or action.default in (False, "", [], ())
-    return ("" if unset else str(action.default)), text
+    """The default as a cell, and the help without it. What is typed is shown as code, a sentence as text."""
+    told = re.search(r"\s*\(default:? (.*)\)$", text)
+    if not told:
+        return "", text
+    value = told[1].strip()
+    typed = value == str(action.default) or " " not in value
+    return (code(value) if typed else cell(value)), text[: told.start()]
 
 
 def _row(parser: CommandParser, action: argparse.Action) -> str:
     text = parser._get_formatter()._expand_help(action) if action.help else ""
     default, text = _default(action, text)
     name = ", ".join(code(option) for option in action.option_strings)
-    needed = "**needed**" if action.required else ""
-    return f"| {(name + _values(action)).strip()} | {code(default) if default else needed} | {cell(text)} |\n"
+    needed = "**needed**" if _is_needed(action) else ""
+    return f"| {(name + _values(action)).strip()} | {default or needed} | {cell(text)} |\n"
+
+
+def _is_needed(action: argparse.Action) -> bool:
+    """Whether the command does nothing without it; argparse calls an argument required that may be given no time."""
+    return action.required and action.nargs != "*"
 
 
 def _heading(title: str) -> str:
@@ -121,13 +132,15 @@ def _page(verb: str) -> str:
     for action in parser._actions:
         if action.required or not action.option_strings:
             name = action.option_strings[0] + " " if action.option_strings else ""
-            value = action.metavar or action.dest.upper()
-            usage += f" {name}{value}" + (" …" if action.nargs in ("+", "*") else "")
+            value = f"{name}{action.metavar or action.dest.upper()}" + (" …" if action.nargs in ("+", "*") else "")
+            usage += f" {value}" if _is_needed(action) else f" [{value}]"
     text = " ".join((parser.description or "").split())
     more = f"\n```text\n{parser.epilog}\n```\n" if parser.epilog else ""
     return (
         f"# {verb}\n\n{cell(text)}\n\n```sh\n{usage} [options]\n```\n\n"
-        "Options may be written with `_` or `-`, in any order.\n\n" + "\n".join(_sections(verb, parser)) + more
+        "Options may be written with `_` or `-`, in any order. Those without a default are off, or not set.\n\n"
+        + "\n".join(_sections(verb, parser))
+        + more
     )
 
 

@@ -27,6 +27,16 @@ SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 """Options of `merge` that are for its method "svd"."""
 
 
+class HelpWithDefaults(argparse.HelpFormatter):
+    """Adds its default to the sentence of each option that has one and does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        unset = action.default is argparse.SUPPRESS or action.default in (None, "", [], ()) or action.default is False
+        if unset or action.nargs == 0 or not action.help or re.search(r"\(default\b", action.help):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 class CommandParser(argparse.ArgumentParser):
     """The parser of a command.
 
@@ -39,7 +49,10 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, description: str) -> None:
-        super().__init__(prog=f"lora-ext {command}", description=description, allow_abbrev=False)
+        formatter = HelpWithDefaults
+        super().__init__(
+            prog=f"lora-ext {command}", description=description, allow_abbrev=False, formatter_class=formatter
+        )
         accept_typed_paths(self)
         self.register("type", int, whole_number)
         self.register("type", float, number)
@@ -123,7 +136,7 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--save_to", type=Path, required=True, metavar="FILE", help=text)
         self.add_argument("--overwrite", action="store_true", help="replace a file that exists, also an input")
         if save_precision:
-            text = "dtype of the result; without it that of the input (of several: the widest)"
+            text = "dtype of the result (default: that of the input; of several, the widest)"
             self.add_argument("--save_precision", choices=SAVE_PRECISIONS, help=text)
         if device:
             self.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, mps")
@@ -139,7 +152,7 @@ class CommandParser(argparse.ArgumentParser):
             This parser.
         """
         for name in names:
-            self.add_argument(name, nargs="?", const=True, help="accepted; not needed here")
+            self.add_argument(name, nargs="?", const=True, help="accepted for kohya's command lines, without effect")
         return self
 
     def add_dynamic_rank_options(self) -> CommandParser:

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+import command_pages
 from command_pages import command_parser, visible_options
 
 from lora_ext.cli import CLI_COMMANDS
@@ -182,6 +183,24 @@ def test_every_option_has_a_sentence(verb: str) -> None:
     assert isinstance(parser, argparse.ArgumentParser) and parser.description and "`" not in parser.description
     options = [action for group in parser._action_groups for action in visible_options(group)]
     assert [action.dest for action in options if not action.help] == [] and options
+
+
+@pytest.mark.parametrize("verb", CLI_COMMANDS)
+def test_every_default_is_told_by_help_and_by_the_page(verb: str) -> None:
+    parser, page = command_parser(verb), command_pages.pages()[f"commands/{verb}.md"][1]
+    formatter = parser._get_formatter()
+    for action in (action for group in parser._action_groups for action in visible_options(group)):
+        name = (action.option_strings or [action.metavar])[0]
+        row = next((row for row in page.splitlines() if row.startswith(f"| `{name}`")), "")  # some are on train's page
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[2:4]]
+        unset = action.default in (None, "", [], argparse.SUPPRESS) or action.default is False or action.nargs == 0
+        if not unset:
+            assert "(default" in formatter._expand_help(action), name
+            assert cells == [] or cells[0], row
+        elif cells and not action.required:
+            assert not cells[0] or "(default" in str(action.help), row
+        assert cells == [] or not re.search("default", cells[1]), row
+        assert not re.search(r"`(_\w+)?`", row), row  # the name of a function, or nothing, for a value
 
 
 def test_every_panel_has_a_page_with_its_controls() -> None:

@@ -36,18 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, or 2 after an error, which is one line on standard error."""
     about = "Measure what each block of a LoRA does, by its weights or by pictures, and suggest a preset."
     parser = generate_parser("blocks", about, leave_out=(*OMITTED_OPTIONS, "strict"))
-    parser.add_argument("--lora", default="", help="the LoRA, by name or as a file; default: the one in the prompt")
+    parser.add_argument("--lora", default="", help="the LoRA, by name or as a file (default: the one in the prompt)")
     sizes = ", ".join(map(str, BLOCK_LAYOUTS))
     parser.add_argument(
-        "--layout", default="", help=f"number of block weights: {sizes}; default: 12 for SDXL, 17 for others"
+        "--layout", default="", help=f"number of block weights: {sizes} (default: 12 for SDXL, 17 for others)"
     )
     parser.add_argument(
         "--way",
         default="",
         choices=["", *block_analysis.ANALYSIS_METHODS],
-        help="how effects are measured; default: lowered with a prompt, else norms",
+        help="how effects are measured: norms (by the weights), lowered (by pictures, with one block off), raised (by "
+        "pictures, with one block on) (default: lowered with a prompt, else norms)",
     )
-    parser.add_argument("--seeds", default="", help="seeds to average over, such as 1,2,3")
+    parser.add_argument("--seeds", default="", help="seeds to average over, such as 1,2,3 (default: that of --seed)")
     parser.add_argument("--keep", type=float, default=0.8, help="share of the effect that the preset keeps, 0 to 1")
     parser.add_argument("--name", default="KEEP", help="name of the preset")
     parser.add_argument("--batch", type=int, default=8, help="images at once")

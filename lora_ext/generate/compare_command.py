@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import torch
 
-from ..command_line import CommandParser, check_output_folder
+from ..command_line import CommandParser, HelpWithDefaults, check_output_folder
 from ..compare import build_sheet, sheet_plan
 from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
@@ -44,22 +44,26 @@ from .settings import Settings
 OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
 
 
+class _HelpWithAxes(HelpWithDefaults, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the list of axes."""
+
+
 def compare_parser() -> CommandParser:
     """Creates the command line parser: `generate`'s options without img2img and hires, and those of sheets."""
     about = "Draw a labelled sheet over epochs, files, weights, blocks, ranks, seeds …"
     parser = generate_parser("compare", about, leave_out=OMITTED_OPTIONS)
     kinds = "; ".join(kind.example for kind in AXIS_KINDS.values())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = _HelpWithAxes
     parser.epilog = "axes: KIND [NAME]:VALUES\n  " + kinds.replace("; ", "\n  ")
     for axis, what in (("x", "columns"), ("y", "rows"), ("z", "pages")):
         parser.add_argument(f"--{axis}", default="", metavar="AXIS", help=f"{what}: an axis, see below")
-    parser.add_argument("--lora", default="", help="the LoRA that axes change; default: the one in the prompt")
+    parser.add_argument("--lora", default="", help="the LoRA that axes change (default: the one in the prompt)")
     parser.add_argument("--batch", type=int, default=8, help="images at once")
     parser.add_argument("--images", type=Path, help="folder of the training images, to measure similarity to")
     parser.add_argument(
         "--clip",
         type=Path,
-        help="folder of a CLIP image model, to measure similarity by meaning; default: one in the hub's cache",
+        help="folder of a CLIP image model, to measure similarity by meaning (default: one in the hub cache)",
     )
     parser.add_argument("--no_scores", action="store_true", help="generate images without measuring them")
     parser.set_defaults(out=Path("outputs") / "compare", steps=20)

@@ -228,7 +228,7 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--clamp_quantile", type=float, help="clip the factors at this quantile, as kohya's scripts do at 0.99"
     )
-    parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
+    parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata into the result")
     devices = ("--load_original_model_to", "--load_tuned_model_to")
     return parser.add_ignored_options("--v2", "--sdxl", "--v_parameterization", "--load_precision", *devices)
 

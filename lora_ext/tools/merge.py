@@ -239,11 +239,14 @@ def _parser(verb: str) -> CommandParser:
     parser.add_argument("--clamp_quantile", type=float, metavar="Q", help=text)
     text = "accepted for kohya's command lines; sums are always computed in float32"
     parser.add_argument("--precision", choices=SAVE_PRECISIONS, help=text)
-    parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata")
+    parser.add_argument("--no_metadata", action="store_true", help="write no modelspec metadata into the result")
     parser.add_ignored_options("--v2", "--sdxl", "--shuffle")
     parser.set_defaults(method="svd", sd_model=None)
     if not svd:
-        text = "concat: the exact sum; svd: its best approximation at --new_rank; factors: kohya's average of factors"
+        text = (
+            "concat: the exact sum; svd: its best approximation at --new_rank; factors: kohya's average of factors "
+            "(default: concat; svd where --new_rank is given)"
+        )
         parser.add_argument("--method", choices=MERGE_METHODS, default=None, help=text)
         text = "the same as --method concat"
         parser.add_argument("--concat", action="store_const", const="concat", dest="method", help=text)

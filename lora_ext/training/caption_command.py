@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `caption`; returns the exit status."""
     parser = CommandParser("caption", "Caption pictures that have no caption yet.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures")
-    text = "folder of a BLIP captioning model or of a tagger in ONNX; without it a BLIP model in the hub's cache"
+    text = "folder of a BLIP captioning model or of a tagger in ONNX (default: a BLIP model in the hub cache)"
     parser.add_argument("--model", "--caption_weights", dest="model", type=Path, metavar="DIR", help=text)
     parser.add_argument("--caption_extension", default=".txt", help="suffix of the captions")
     parser.add_argument("--prefix", default="", help="put before every caption, such as a trigger word")

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("pictures", type=Path, metavar="PICTURES", help="folder of pictures")
     parser.add_argument("--name", required=True, help="name of the LoRA file")
     parser.add_argument("--kind", choices=KINDS_OF_CONCEPT, default="concept", help="what is taught")
-    parser.add_argument("--trigger", help="word that calls it in prompts; the name without it")
+    parser.add_argument("--trigger", help="word that calls it in prompts (default: the name)")
     parser.add_argument(
         "--regularisation", choices=("auto", "yes", "no"), default="auto",
         help="pictures that keep other prompts as they are, drawn where they are missing",
@@ -42,8 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="print the settings and their reasons, and exit")
     parser.add_argument("--no_compare", action="store_true", help="no sheet of epochs and weights at the end")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
-    parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
-    parser.add_argument("--model_config", type=Path, help="LDM yaml; by default the one beside the checkpoint")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
+    )
+    parser.add_argument(
+        "--model_config", type=Path, help="LDM configuration as yaml (default: the one beside the checkpoint)"
+    )
     args = parser.parse_args(argv)
     args.compare = not args.no_compare
     if any(mark in args.name for mark in "/\\"):

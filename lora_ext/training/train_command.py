@@ -109,11 +109,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = recipe_parser("train", "Train a LoRA; options are named as in kohya's train_network.py.")
     made.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
     made.add_argument("--output_config", action="store_true", help="print the resolved settings as TOML and exit")
-    made.add_argument("--debug_dataset", action="store_true", help="list what would be trained on, and exit")
+    made.add_argument(
+        "--debug_dataset", action="store_true", help="list every picture with its size, bucket and caption, and exit"
+    )
     text = "start from the settings in a LoRA file's metadata; give the folders yourself"
     made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
-    made.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
-    made.add_argument("--model_config", type=Path, help="LDM yaml; by default the one beside the checkpoint")
+    made.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
+    )
+    made.add_argument(
+        "--model_config", type=Path, help="LDM configuration as yaml (default: the one beside the checkpoint)"
+    )
     made.add_argument(
         "--compare", action="store_true", help="at the end build a sheet of every saved file at rising weights"
     )

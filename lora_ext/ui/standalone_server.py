@@ -70,14 +70,46 @@ def create_application(app_state: AppState, guard: AccessGuard, *, language: str
 
 def _parser() -> CommandParser:
     parser = CommandParser("ui", "The LoRA tab on a page of its own.")
-    parser.add_argument("--lora_dir", action="append", type=Path, default=[], help="folder of LoRA files")
-    parser.add_argument("--ckpt_dir", action="append", type=Path, default=[], help="of checkpoints")
-    parser.add_argument("--dataset_dir", action="append", type=Path, default=[], help="of pictures")
-    parser.add_argument("--out", type=Path, help="where pictures and sheets go")
-    parser.add_argument("--data_dir", type=Path, help="where presets, history and indexes are kept")
+    parser.add_argument(
+        "--lora_dir",
+        action="append",
+        type=Path,
+        default=[],
+        help="folder of LoRA files; may be given several times (default: loras in the data folder)",
+    )
+    parser.add_argument(
+        "--ckpt_dir",
+        action="append",
+        type=Path,
+        default=[],
+        help="folder of checkpoints; may be given several times (default: checkpoints in the data folder)",
+    )
+    parser.add_argument(
+        "--dataset_dir",
+        action="append",
+        type=Path,
+        default=[],
+        help="folder of pictures to train on; may be given several times (default: datasets in the data folder)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for pictures, sheets and training runs (default: outputs in the data folder)"
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        help="the data folder, with presets, history and indexes (default: the system's place for a user's data)",
+    )
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; 0.0.0.0 is the whole network")
-    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="the port that the page is served at")
-    parser.add_argument("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may use it")
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, metavar="N", help="port of the page; 0: one that is free"
+    )
+    parser.add_argument(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="NAME:PASSWORD",
+        help="name and password of somebody who may use the page; may be given several times",
+    )
     parser.add_argument("--no_auth", action="store_true", help="let the network use it without a password")
     parser.add_argument(
         "--allowed_host",
@@ -88,13 +120,17 @@ def _parser() -> CommandParser:
         f"also {ALLOWED_HOST_VARIABLE}, with commas",
     )
     parser.add_argument(
-        "--api_token", help=f"token for scripts; without it {TOKEN_VARIABLE}, else a new one each start"
+        "--api_token", help=f"token for scripts (default: {TOKEN_VARIABLE}, else a new one at each start)"
     )
-    parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP; without it the browser's")
-    parser.add_argument("--inbrowser", action="store_true", help="open the page")
-    parser.add_argument("--device", help="cuda, mps or cpu; without it the first that is there")
+    parser.add_argument("--language", default="", help="en, zh_CN, zh_TW or ja_JP (default: the browser's language)")
+    parser.add_argument("--inbrowser", action="store_true", help="open the page in the browser")
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the first that is available)")
     parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS, help="dtype of the model")
-    parser.add_argument("--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
+    )
     return parser
 
 

@@ -273,14 +273,24 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
             off = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             group.add_argument(f"--no_{name}", **off)  # type: ignore[arg-type]
             continue
-        help_text = f"{text} (default: {f.default})" if f.default not in (None, ()) else text
+        help_text = f"{text} (default: {f.default})" if f.default not in (None, (), "") else text
         # a rate for each encoder and a weight for each file, as kohya's scripts accept
         several = kind == "strs" or name in ("text_encoder_lr", "base_weights_multiplier")
         many = {"nargs": "*"} if several else {"metavar": _metavar(kind, option)}
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=help_text, **many)  # type: ignore[arg-type]
     more = parser.add_argument_group("more")
-    more.add_argument("--config_file", type=Path, metavar="FILE", help="toml with any of these settings")
-    more.add_argument("--network_args", nargs="*", default=argparse.SUPPRESS, help="settings as name=value")
+    more.add_argument(
+        "--config_file",
+        type=Path,
+        metavar="FILE",
+        help="toml with any of these settings; also a settings file of kohya's GUI, OneTrainer or traintrain (.json)",
+    )
+    more.add_argument(
+        "--network_args",
+        nargs="*",
+        default=argparse.SUPPRESS,
+        help="settings of the network as name=value, as in kohya's scripts, such as conv_dim=8",
+    )
     for name in (*_OTHER_OPTIONS[1:], *IGNORED_OPTIONS):
         more.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     for name in UNSUPPORTED_OPTIONS.keys() - COMMAND_OPTIONS:
