@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,8 @@ def reasons() -> set[str]:
                 situation = TrainingSituation(kind, 20, 2, family, side, free * 2**30, on_gpu)
                 offers = [offer_regularisation(situation, "", have) for have in (0, 1000)]
                 told = [*(offer.choice for offer in offers), *offers[0].settings.values()]
-                for row in (*suggest_settings(situation).values(), *told):
+                one_shape = suggest_settings(replace(situation, aspect_ratio_count=1, all_square=False))
+                for row in (*suggest_settings(situation).values(), *one_shape.values(), *told):
                     found |= {row.template, *(value for value in row.values if isinstance(value, str))} - {
                         "SD1",
                         "SDXL",

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from lora_ext.cli import main
@@ -15,7 +16,7 @@ from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
 from lora_ext.train.config.suggested_regularisation import offer_regularisation
 from lora_ext.train.config.suggested_setting import TrainingSituation
-from lora_ext.training.settings_for_pictures import regularisation_folder_name, sample_prompt_lines
+from lora_ext.training.settings_for_pictures import _situation, regularisation_folder_name, sample_prompt_lines
 
 TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
 
@@ -49,6 +50,15 @@ def test_little_memory_gets_gradient_checkpointing_and_buckets_follow_the_pictur
     assert "mixed_precision" not in suggest_settings(TWENTY)
     assert "enable_bucket" not in suggest_settings(TWENTY)
     assert suggest_settings(replace(TWENTY, aspect_ratio_count=2))["enable_bucket"].value
+    photos = suggest_settings(replace(TWENTY, all_square=False))  # all of one camera, 3:2: a third would be cut off
+    assert photos["enable_bucket"].value and "not square" in photos["enable_bucket"].reason
+
+
+def test_pictures_of_one_shape_are_not_cut_to_squares() -> None:
+    model = SimpleNamespace(family="SD1", native_size=512, device=torch.device("cpu"))
+    for size, square in (((1536, 1024), False), ((768, 1024), False), ((1024, 1024), True), ((1024, 1023), True)):
+        scan = SimpleNamespace(images=[SimpleNamespace(size=size)] * 3)
+        assert _situation("object", scan, model).all_square is square  # type: ignore[arg-type]
 
 
 def test_an_unknown_kind_is_refused() -> None:

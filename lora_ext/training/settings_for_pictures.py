@@ -129,6 +129,7 @@ def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingS
         kind=kind,
         picture_count=len(scan.images),
         aspect_ratio_count=len(ratios),
+        all_square=ratios <= {1.0},
         family=model.family,
         native_size=model.native_size,
         gpu_bytes=available_bytes(model) if model.device.type == "cuda" else 0.0,

@@ -114,9 +114,13 @@ def _pictures(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     side = situation.native_size
     reason = "this {0} model was made for {1} pixels"
     found = {"resolution": SuggestedSetting(str(side), reason, (situation.family, side))}
-    if situation.aspect_ratio_count > 1:
-        reason = "the pictures have {0} aspect ratios, and nothing is cut off"
-        found["enable_bucket"] = SuggestedSetting(True, reason, (situation.aspect_ratio_count,))
+    if situation.aspect_ratio_count > 1 or not situation.all_square:
+        buckets = SuggestedSetting(True, "the pictures are not square, and nothing is cut off")
+        if situation.aspect_ratio_count > 1:
+            buckets = SuggestedSetting(
+                True, "the pictures have {0} aspect ratios, and nothing is cut off", (situation.aspect_ratio_count,)
+            )
+        found["enable_bucket"] = buckets
         found["min_bucket_reso"] = SuggestedSetting(max(64, side // 2), "half of {0}", (side,))
         found["max_bucket_reso"] = SuggestedSetting(max(64, side * 2), "twice {0}", (side,))
     return found

@@ -19,6 +19,7 @@ class TrainingSituation:
         kind: One of `suggested_recipe.KINDS_OF_CONCEPT`.
         picture_count: Training pictures that can be read.
         aspect_ratio_count: Different aspect ratios among them.
+        all_square: Whether the one aspect ratio is 1; other pictures of one shape are cut to a square without buckets.
         family: "SD1", "SD2" or "SDXL".
         native_size: Pixels a side that the model was made for.
         gpu_bytes: Free memory of the GPU; 0 without one, or where it is not known.
@@ -32,6 +33,7 @@ class TrainingSituation:
     native_size: int
     gpu_bytes: float = 0.0
     on_gpu: bool = False
+    all_square: bool = True
 
 
 @dataclass(frozen=True)
