@@ -150,6 +150,9 @@ def test_damage_is_reported_and_never_raised(tmp_path: Path) -> None:
     (tmp_path / "empty.safetensors").write_bytes(b"")
     (tmp_path / "page.safetensors").write_text("<!DOCTYPE html>")
     (tmp_path / "broken.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "old v1.5").symlink_to(tmp_path / "gone")
+    (tmp_path / "older").symlink_to(tmp_path / "gone")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "gone")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "itself.safetensors").symlink_to(tmp_path / "itself.safetensors")
     library = LoraLibrary([tmp_path, tmp_path / "missing"])
@@ -161,8 +164,9 @@ def test_damage_is_reported_and_never_raised(tmp_path: Path) -> None:
         assert f"{name}.safetensors" in error
     assert library.find("cut").hash == ""
     assert library.find("page").metadata == {}
-    assert len(library.errors) == 1
-    assert "missing" in library.errors[0]
+    assert errors["broken"].endswith(f"it is a link that leads nowhere (to {tmp_path}/nowhere)")  # type: ignore[union-attr]
+    assert len(library.errors) == 2 and "missing" in library.errors[0]
+    assert library.errors[1].startswith("there are 2 links that lead nowhere, ") and "old" in library.errors[1]
 
 
 def test_cache(tmp_path: Path) -> None:

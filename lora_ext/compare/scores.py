@@ -5,6 +5,7 @@ and near-duplicates of training pictures.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..console import print_text
 from ..errors import FileError
+from ..file.broken_links import broken_links_ending, broken_links_note
 from ..file.displayed_names import files_below
 from ..file.saving import replacing_file
 from . import image_measures
@@ -148,9 +151,12 @@ def find_training_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder of training pictures")
-    found = list(files_below(folder, SCORED_IMAGE_SUFFIXES))
+    links: list[Path] = []
+    found = list(files_below(folder, SCORED_IMAGE_SUFFIXES, broken_links=links))
     if not found:
-        raise FileError(f"no pictures ({', '.join(SCORED_IMAGE_SUFFIXES)}) in {folder}")
+        raise FileError(f"no pictures ({', '.join(SCORED_IMAGE_SUFFIXES)}) in {folder}{broken_links_ending(links)}")
+    if links:
+        print_text(f"left out: {broken_links_note(links)}", file=sys.stderr)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import FileError, did_you_mean_path
 from . import safetensors_file, torch_file
+from .broken_links import why_unreadable
 
 LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 """Suffixes of files that are indexed."""
@@ -74,8 +75,9 @@ def container_format(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        hint = similar_file_hint(path) if isinstance(error, FileNotFoundError) else ""
-        raise FileError(f"{path} cannot be read: {error.strerror or error}{hint}") from error
+        is_missing = isinstance(error, FileNotFoundError) and not path.is_symlink()
+        hint = similar_file_hint(path) if is_missing else ""
+        raise FileError(f"{path} cannot be read: {why_unreadable(path, error)}{hint}") from error
     if not head:
         raise FileError(f"{path} is empty (0 bytes); download it again")
     if head[8:9] == b"{" and head[5:8] == b"\0\0\0":  # first: the length before it may begin with any byte

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..console import replace_lone_surrogates
+from .broken_links import is_broken_link, may_be_folder_link
 
 
 def displayed_name(name: str) -> str:
@@ -74,7 +75,10 @@ def accept_typed_paths(parser: argparse.ArgumentParser) -> None:
 
 
 def files_below(
-    folder: Path, suffixes: Sequence[str] | None = None, on_error: Callable[[OSError], object] | None = None
+    folder: Path,
+    suffixes: Sequence[str] | None = None,
+    on_error: Callable[[OSError], object] | None = None,
+    broken_links: list[Path] | None = None,
 ) -> Iterator[Path]:
     """Lists the files below a folder in order. Links to folders are followed, each folder is visited once.
 
@@ -84,6 +88,7 @@ def files_below(
         folder: where to begin.
         suffixes: suffixes in small letters, with the dot; None for all files.
         on_error: called for each folder that cannot be read.
+        broken_links: gets the links with such suffixes whose files do not exist, and those to folders.
 
     Yields:
         The paths.
@@ -102,8 +107,11 @@ def files_below(
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(where, name) for name in names if not name.startswith(".")]
     for path in sorted(found):
-        if (suffixes is None or path.suffix.lower() in suffixes) and path.is_file():
+        wanted = suffixes is None or path.suffix.lower() in suffixes
+        if wanted and path.is_file():
             yield path
+        elif broken_links is not None and (wanted or may_be_folder_link(path.name)) and is_broken_link(path):
+            broken_links.append(path)
 
 
 def paths_by_displayed_name(found: Iterable[tuple[Path, Path]]) -> dict[str, Path]:

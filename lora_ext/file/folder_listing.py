@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import FileError
 from . import safetensors_file
+from .broken_links import broken_links_note, is_broken_link, may_be_folder_link, why_unreadable
 from .containers import LORA_FILE_SUFFIXES, container_format
 from .displayed_names import displayed_name
 
@@ -26,21 +27,25 @@ def list_lora_files(
 
     Args:
         folders: where to look.
-        errors: gets a sentence for each folder that cannot be read.
+        errors: gets a sentence for each folder that cannot be read, and one for links to folders that do not exist.
+            A broken link with a file's suffix is listed like a file; reading it raises the reason.
         optional: those of `folders` that need not exist.
 
     Yields:
         (path, relative name, stamp). The relative name is the path below its folder without suffix, with `/`.
     """
     seen: set[tuple[int, int]] = set()
+    broken: list[Path] = []
     for folder in folders:
         if folder in optional and not folder.exists():
             continue
-        yield from _below(str(folder), "", seen, errors)
+        yield from _below(str(folder), "", seen, errors, broken)
+    if broken:
+        errors.append(broken_links_note(broken))
 
 
 def _below(
-    folder: str, prefix: str, seen: set[tuple[int, int]], errors: list[str]
+    folder: str, prefix: str, seen: set[tuple[int, int]], errors: list[str], broken: list[Path]
 ) -> Iterator[tuple[Path, str, FileStamp]]:
     files: list[tuple[str, FileStamp]] = []
     folders: list[str] = []
@@ -55,6 +60,8 @@ def _below(
                     folders.append(item.name)
                 elif item.name.lower().endswith(LORA_FILE_SUFFIXES):
                     files.append((item.name, _stamp(item)))
+                elif item.is_symlink() and may_be_folder_link(item.name) and is_broken_link(Path(item.path)):
+                    broken.append(Path(item.path))
     except OSError as error:
         errors.append(f"{folder} cannot be read: {error.strerror or error}")
     present = {name.lower() for name, _ in files}
@@ -63,7 +70,7 @@ def _below(
         if not (part and f"{part[1]}.pt".lower() in present):  # belongs to a cloneofsimo .pt beside it
             yield Path(folder, name), prefix + name.rpartition(".")[0], stamp
     for name in sorted(folders, key=natural_sort_key):
-        yield from _below(str(Path(folder, name)), f"{prefix}{name}/", seen, errors)
+        yield from _below(str(Path(folder, name)), f"{prefix}{name}/", seen, errors, broken)
 
 
 def with_unique_names(found: Iterable[tuple[Path, str, FileStamp]]) -> list[tuple[Path, str, FileStamp, Path]]:
@@ -162,7 +169,7 @@ def load_metadata_quickly(path: Path) -> Mapping[str, str]:
             if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
                 return value
     except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise FileError(f"{path} cannot be read: {why_unreadable(path, error)}") from error
     except (ValueError, RecursionError):
         pass  # the strict reader below says what is wrong
     return safetensors_file.load_safetensors_header(path).metadata

@@ -225,7 +225,7 @@ export const PICTURE_SENTENCES = [
     "a quote in {0} is never closed",
     "S/R: the first value is the text to look for, and is empty in {0}",
     "S/R: {0} is neither in the prompt nor in the negative prompt",
-    "no pictures ({0}) in {1}",
+    "no pictures ({0}) in {1}{2}",
     "the run saved no file to compare",
     "{0} changes nothing: {1}",
     "its weight is 0",

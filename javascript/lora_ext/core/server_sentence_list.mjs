@@ -33,7 +33,7 @@ export const SERVER_SENTENCES = [
     "the text to find is empty",
     "the tag is empty",
     "the text has no <lora:…> tag",
-    "{0} has no pictures to train on; put them in it, or in folders named such as '10_my concept' (10 repeats); pictures end in {1}",
+    "{0} has no pictures to train on; put them in it, or in folders named such as '10_my concept' (10 repeats); pictures end in {1}{2}",
     "{0} has no pictures; put them in it; pictures end in {1}",
     "none of the {0} pictures can be read; the first: {1}",
     "output_name {0} must be a name without folders",

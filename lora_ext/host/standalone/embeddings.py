@@ -142,7 +142,9 @@ def embeddings_in_folders(folders: Iterable[Path]) -> list[Embedding]:
     for folder in folders:
         if not folder.is_dir():
             raise FileError(f"{folder} is not a folder; give one that holds embeddings")
-        for path in files_below(folder, EMBEDDING_SUFFIXES):
+        links: list[Path] = []  # those with an embedding's name are told when a prompt has the name
+        files = [*files_below(folder, EMBEDDING_SUFFIXES, broken_links=links)]
+        for path in sorted([*files, *(link for link in links if link.suffix.lower() in EMBEDDING_SUFFIXES)]):
             found.append(
                 Embedding(
                     displayed_name(path.stem),

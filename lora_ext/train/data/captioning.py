@@ -10,6 +10,7 @@ from PIL import Image
 
 from ...counted_words import counted
 from ...errors import FileError, LoraError, TrainError
+from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
 from .captions import checked_caption_suffix, load_caption
@@ -84,12 +85,13 @@ def caption_folder(
     extension = checked_caption_suffix(extension)
     if is_image_file(Path(f"x{extension}")):
         raise TrainError(f"captions cannot end in {extension!r}, which is a picture's suffix; give .txt")
-    found = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path) and path.is_file())
+    named = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path))
+    found, links = [path for path in named if path.is_file()], list(filter(is_broken_link, named))
     if not found:
-        raise TrainError(
-            f"{folder} has no pictures{'' if recursive else '; --recursive looks into the folders inside'}"
-        )
-    done = CaptioningReport()
+        deep = "" if recursive else "; --recursive looks into the folders inside"
+        ending = deep + broken_links_ending(links)
+        raise TrainError(f"{folder} has no pictures{ending}")
+    done = CaptioningReport(skipped=[broken_links_note(links)] if links else [])
     wanted = []
     for path in found:
         try:

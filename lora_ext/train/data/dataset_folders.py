@@ -9,6 +9,7 @@ from pathlib import Path
 from ...console import replace_lone_surrogates
 from ...counted_words import counted
 from ...errors import TrainError
+from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link, may_be_folder_link
 from ..config.recipe import Recipe
 from .caption_lists import find_caption_list
 from .captions import has_wildcards
@@ -56,6 +57,7 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
         raise TrainError(
             f"{where} has no pictures to train on; put them in it, or in folders named such as '10_my concept' "
             f"(10 repeats); pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
+            f"{broken_links_ending([link for subset in found for link in subset.broken_links])}"
         )
     return [subset for subset in found if subset.files]
 
@@ -112,12 +114,15 @@ def _subsets_below(root: Path, recipe: Recipe, regularisation: bool, notify: Not
             concept = "" if own_captions else prompt or replace_lone_surrogates(match[2]).strip()
             found.append(load_subset(folder, recipe, int(match[1]), concept, regularisation))
             if not found[-1].files:
-                notify(f"{folder} has no pictures")
+                notify(f"{folder} has no pictures{broken_links_ending(found[-1].broken_links)}")
         elif _has_images(folder):
             if match:
                 notify(f"{folder.name} has 0 repeats, so none of its pictures is used; begin its name with 1 or more")
             else:
                 left_out.append(folder.name)
+    links = sorted(path for path in root.iterdir() if may_be_folder_link(path.name) and is_broken_link(path))
+    if links:
+        notify(broken_links_note(links))
     plain = [path for path in root.iterdir() if is_image_file(path)]
     if not found and (plain or find_caption_list(root)):
         repeats, concept = recipe.dataset_repeats, prompt or ""

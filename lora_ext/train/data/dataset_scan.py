@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainError
+from ...file.broken_links import broken_links_note, why_unreadable
 from ...progress import Track, no_progress
 from .buckets import BucketFit, PixelSize, fit_to_bucket
 from .captions import load_caption
@@ -54,7 +55,7 @@ class DatasetScan:
     Attributes:
         subsets: The scanned subsets.
         images: The images that can be read.
-        skipped: A sentence for each image that cannot be read.
+        skipped: A sentence for each image that cannot be read, and one for all links to images that do not exist.
     """
 
     subsets: tuple[Subset, ...]
@@ -77,6 +78,9 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
         UnreadableImage: An image cannot be read, with `strict`.
         TrainError: None of the training images can be read.
     """
+    broken = list(dict.fromkeys(link for subset in subsets for link in subset.broken_links))
+    if broken and strict:
+        raise UnreadableImage(broken_links_note(broken))
     jobs = [(index, path) for index, subset in enumerate(subsets) for path in subset.files]
 
     def scan(job: tuple[int, Path]) -> DatasetImage | str:
@@ -90,7 +94,7 @@ def scan_dataset(subsets: Sequence[Subset], *, strict: bool = False, track: Trac
     with rejecting_truncated_images(), ThreadPoolExecutor(SCAN_THREADS) as pool:
         results = [result for _, result in zip(track(jobs, "scanning pictures"), pool.map(scan, jobs), strict=True)]
     images = tuple(result for result in results if isinstance(result, DatasetImage))
-    skipped = tuple(result for result in results if isinstance(result, str))
+    skipped = (*([broken_links_note(broken)] if broken else ()), *(one for one in results if isinstance(one, str)))
     if not any(not subsets[image.subset].regularisation for image in images):
         first = skipped[0] if skipped else "-"
         if len(jobs) == 1:
@@ -134,7 +138,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableImage(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UnreadableImage(f"{path} cannot be read: {why_unreadable(path, error)}") from None
 
 
 def _find_mask(path: Path, masks: Path) -> Path | None:

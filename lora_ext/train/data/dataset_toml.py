@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainError, did_you_mean
+from ...file.broken_links import broken_links_ending
 from ..config.kohya_options import UNSUPPORTED_OPTIONS, is_neutral
 from ..config.recipe import Recipe, recipe_options
 from ..config.recipe_io import parse_recipe_option
@@ -54,7 +55,8 @@ def load_dataset_toml(path: Path, recipe: Recipe, notify: Callable[[str], None])
         local = _with_options(_with_options(recipe, general, f"{path}, [general]"), options, where)
         found.append(replace(_subset(path, where, own, local), dataset=dataset))
         if not found[-1].files:
-            notify(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures")
+            links = broken_links_ending(found[-1].broken_links)
+            notify(f"{found[-1].folder} (subset {number} of {path.name}) has no pictures{links}")
     trained = {subset.dataset for subset in found if not subset.regularisation}
     for number in sorted({subset.dataset for subset in found if subset.files} - trained):
         notify(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import TrainError
+from ...file.broken_links import is_broken_link
 from ...progress import Track, no_progress
 from ...protocols import VAE_SCALE_FACTOR
 from ..config.recipe import Recipe
@@ -225,14 +226,15 @@ def find_pairs(recipe: Recipe) -> list[PicturePair]:
         return [pair]
     folder = Path(recipe.train_data_dir or "")
     check_folder(folder, "train_data_dir")
-    originals = sorted(path for path in folder.rglob("*") if is_image_file(path) and path.is_file())
+    # a broken link is no picture without a partner: reading the pair says what is wrong with it
+    originals = sorted(p for p in folder.rglob("*") if is_image_file(p) and (p.is_file() or is_broken_link(p)))
     if recipe.target_data_dir:
         targets = Path(recipe.target_data_dir)
         check_folder(targets, "target_data_dir")
         pairs = [(path, targets / path.relative_to(folder)) for path in originals]
     else:
         pairs = [(path, path.with_name(f"{path.stem}{recipe.diff_target_name}{path.suffix}")) for path in originals]
-    found = [pair for pair in pairs if pair[1].is_file()]
+    found = [pair for pair in pairs if pair[1].is_file() or is_broken_link(pair[1])]
     if not found:
         how = f"named as in target_data_dir {recipe.target_data_dir}"
         if not recipe.target_data_dir:

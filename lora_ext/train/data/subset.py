@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...errors import TrainError, did_you_mean_path
+from ...file.broken_links import is_broken_link
 from ..config.recipe import Recipe
 from .buckets import BucketRules
 from .caption_lists import find_caption_list, load_caption_list
@@ -27,6 +28,7 @@ class Subset:
     Attributes:
         folder: The folder.
         files: The images.
+        broken_links: Links with an image's name whose files do not exist.
         repeats: How often each image is used in an epoch.
         concept: The caption of images without one.
         regularisation: Whether they are regularisation images.
@@ -53,6 +55,7 @@ class Subset:
     batch_size: int = 1
     loss_weight: float = 1.0
     masks: Path | None = None
+    broken_links: tuple[Path, ...] = ()
     listed_captions: Mapping[Path, str] = field(default_factory=dict, hash=False)
     dataset: int = 0
 
@@ -116,7 +119,8 @@ def load_subset(
         or (Path(recipe.in_json) if recipe.in_json and not regularisation else None)
     )
     listed = load_caption_list(listing, folder, recipe.caption_column) if listing else {}
-    files = tuple(sorted(listed or (p for p in folder.iterdir() if is_image_file(p) and p.is_file()), key=str))
+    named = listed or [path for path in folder.iterdir() if is_image_file(path)]
+    files = tuple(sorted((path for path in named if listed or path.is_file()), key=str))
     wanted = recipe.conditioning_data_dir if recipe.masked_loss and not regularisation else None
     masks = Path(wanted) if wanted else None
     if masks is not None:
@@ -134,6 +138,7 @@ def load_subset(
         batch_size=recipe.train_batch_size,
         loss_weight=recipe.prior_loss_weight if regularisation else 1.0,
         masks=masks,
+        broken_links=tuple(sorted(filter(is_broken_link, () if listed else named), key=str)),
         listed_captions=listed,
     )
 
