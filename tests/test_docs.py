@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -201,6 +202,17 @@ def test_every_default_is_told_by_help_and_by_the_page(verb: str) -> None:
             assert not cells[0] or "(default" in str(action.help), row
         assert cells == [] or not re.search("default", cells[1]), row
         assert not re.search(r"`(_\w+)?`", row), row  # the name of a function, or nothing, for a value
+
+
+def test_every_setting_of_the_web_ui_is_in_a_table() -> None:
+    source = text_of(ROOT / "lora_ext" / "host" / "a1111" / "settings.py")
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    labels = [ast.literal_eval(call.args[1]) for call in calls if ast.unparse(call.func) == "shared.OptionInfo"]
+    chinese = json.loads(text_of(ROOT / "localizations" / "zh_CN.json"))
+    for page, words in (("webui.md", {}), ("webui.zh.md", chinese)):
+        rows = re.findall(r"^\| ([^|]+) \|", text_of(ROOT / "docs" / page).replace("\\", ""), re.MULTILINE)
+        assert [label for label in labels if words.get(label, label) not in rows] == []
+    assert len(labels) > 5
 
 
 def test_every_panel_has_a_page_with_its_controls() -> None:
