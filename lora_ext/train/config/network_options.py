@@ -54,7 +54,9 @@ class NetworkOptions:
     )
     freeze_down: bool = recipe_option(False, "LoRA-FA: only the up factor is trained", "network")
     rs_lora: bool = recipe_option(False, "scale by alpha / √rank instead of alpha / rank", "network")
-    use_tucker: bool = recipe_option(False, "Tucker core in 3x3 layers", "network")
+    use_tucker: bool = recipe_option(
+        False, "3x3 layers get a small core (Tucker decomposition), which makes the file smaller", "network"
+    )
     factor: int = recipe_option(
         -1, "LoKr: size of the smaller matrix; -1 makes both alike", "network", low=-1, high=1024
     )

@@ -16,7 +16,9 @@ class OptimizerOptions:
         "AdamW", "AdamW, AdamW8bit, Lion, Adafactor, Prodigy, SGD …", "optimizer", basic=True
     )
     optimizer_args: tuple[str, ...] = recipe_option((), "name=value, such as weight_decay=0.01", "optimizer")
-    lr_scheduler: str = recipe_option("constant", "learning-rate schedule", "optimizer", LR_SCHEDULERS, basic=True)
+    lr_scheduler: str = recipe_option(
+        "constant", "how the learning rate changes during the run", "optimizer", LR_SCHEDULERS, basic=True
+    )
     lr_warmup_steps: float = recipe_option(0.0, "warm-up steps; below 1 a share of all steps", "optimizer", low=0)
     lr_scheduler_num_cycles: int = recipe_option(1, "restarts of cosine_with_restarts", "optimizer", low=1)
     lr_scheduler_power: float = recipe_option(1.0, "power of polynomial", "optimizer", low=0)

@@ -106,27 +106,41 @@ class Recipe(
     loss_type: str = recipe_option(
         "l2", "distance of prediction and target", "loss", ("l2", "l1", "huber", "smooth_l1")
     )
-    huber_schedule: str = recipe_option("snr", "schedule of huber_c", "loss", ("constant", "exponential", "snr"))
+    huber_schedule: str = recipe_option(
+        "snr",
+        "how the threshold depends on the timestep: constant, else from 1 without noise down to huber_c",
+        "loss",
+        ("constant", "exponential", "snr"),
+    )
     huber_c: float = recipe_option(0.1, "Huber threshold between the quadratic and the linear part", "loss", low=1e-6)
-    huber_scale: float = recipe_option(1.0, "factor of huber_c", "loss", low=1e-6)
+    huber_scale: float = recipe_option(1.0, "factor on the threshold of all timesteps", "loss", low=1e-6)
     min_snr_gamma: float | None = recipe_option(
-        None, "limit of a timestep's weight; 5 is usual", "loss", low=0, basic=True
+        None, "min-SNR: timesteps with little noise count less; 5 is usual", "loss", low=0, basic=True
     )
     scale_v_pred_loss_like_noise_pred: bool = recipe_option(False, "v-prediction weighed like epsilon", "loss")
-    v_pred_like_loss: float | None = recipe_option(None, "share of a v-like loss added", "loss", low=0)
-    debiased_estimation_loss: bool = recipe_option(False, "debiased estimation (arXiv 2310.08442)", "loss")
+    v_pred_like_loss: float | None = recipe_option(
+        None, "share of a loss like that of v-prediction that is added: noisy timesteps count more", "loss", low=0
+    )
+    debiased_estimation_loss: bool = recipe_option(
+        False, "noisy timesteps count more, by 1 / √SNR (arXiv 2310.08442)", "loss"
+    )
     noise_offset: float | None = recipe_option(
-        None, "noise offset of each channel of a picture; 0.1 is usual", "loss", low=0
+        None,
+        "shifts the noise of each channel by a random amount, for very dark and very bright pictures; 0.1 is usual",
+        "loss",
+        low=0,
     )
     noise_offset_random_strength: bool = recipe_option(False, "noise_offset drawn up to its value", "loss")
     adaptive_noise_scale: float | None = recipe_option(
         None, "noise_offset grows by this times the latents' mean", "loss"
     )
     multires_noise_iterations: int | None = recipe_option(
-        None, "levels of pyramid noise; 6 is usual", "loss", low=0, high=16
+        None, "pyramid noise: levels of coarser noise that are added; 6 is usual", "loss", low=0, high=16
     )
     multires_noise_discount: float = recipe_option(0.3, "strength of each further level", "loss", low=0, high=1)
-    ip_noise_gamma: float | None = recipe_option(None, "input perturbation; 0.1 is usual", "loss", low=0)
+    ip_noise_gamma: float | None = recipe_option(
+        None, "input perturbation: the model sees more noise than it is to predict; 0.1 is usual", "loss", low=0
+    )
     ip_noise_gamma_random_strength: bool = recipe_option(False, "ip_noise_gamma drawn up to its value", "loss")
     zero_terminal_snr: bool = recipe_option(False, "noise schedule that ends in pure noise", "loss")
     min_timestep: int | None = recipe_option(None, "least timestep, 0 … 999", "loss", low=0, high=999)
@@ -152,8 +166,12 @@ class Recipe(
     dataset_config: str | None = recipe_option(
         None, "kohya's dataset toml (takes the place of the folders)", "data", kind="file"
     )
-    in_json: str | None = recipe_option(None, "captions from a metadata file", "data", kind="file")
-    conditioning_data_dir: str | None = recipe_option(None, "folder of masks", "data", kind="folder")
+    in_json: str | None = recipe_option(
+        None, "JSON file with the pictures' captions, as kohya's finetune scripts write it", "data", kind="file"
+    )
+    conditioning_data_dir: str | None = recipe_option(
+        None, "folder of masks with the pictures' names, for masked_loss", "data", kind="folder"
+    )
     dataset_repeats: int = recipe_option(1, "repeats of a folder without a number", "data", low=1)
     strict_images: bool = recipe_option(False, "stop at a picture that cannot be read, instead of skipping it", "data")
     max_data_loader_n_workers: int = recipe_option(8, "threads that prepare pictures", "data", low=0, high=64)
@@ -165,7 +183,10 @@ class Recipe(
     bucket_reso_steps: int = recipe_option(64, "bucket sides are multiples of it", "pictures", low=8)
     bucket_no_upscale: bool = recipe_option(False, "never enlarge a picture", "pictures")
     resize_interpolation: str | None = recipe_option(
-        None, "how pictures are resized", "pictures", RESIZE_INTERPOLATIONS
+        None,
+        "how pictures are resized; without it area to reduce, Lanczos to enlarge",
+        "pictures",
+        RESIZE_INTERPOLATIONS,
     )
     flip_aug: bool = recipe_option(False, "mirror pictures at random, half of the time", "pictures", basic=True)
     color_aug: bool = recipe_option(False, "vary hue and gamma", "pictures")
@@ -204,10 +225,12 @@ class Recipe(
         False, "keep the cached text-encoder outputs on disk", "cache"
     )
     # --- machine
-    sdpa: bool = recipe_option(False, "torch's attention", "machine")
-    xformers: bool = recipe_option(False, "xformers' attention", "machine")
-    torch_compile: bool = recipe_option(False, "compile the U-Net", "machine")
-    no_half_vae: bool = recipe_option(False, "VAE in full precision", "machine")
+    sdpa: bool = recipe_option(
+        False, "attention by torch's scaled_dot_product_attention: fast, little memory", "machine"
+    )
+    xformers: bool = recipe_option(False, "attention by the package xformers: fast, little memory", "machine")
+    torch_compile: bool = recipe_option(False, "compile the U-Net: a slow first step, faster ones after it", "machine")
+    no_half_vae: bool = recipe_option(False, "VAE in full precision, where half precision makes NaN", "machine")
     device: str | None = recipe_option(None, "where to train: cuda, cuda:1, cpu, mps", "machine")
     # --- pivotal tuning
     token_string: str | None = recipe_option(None, "new token whose embedding is trained first", "pivotal")
@@ -232,16 +255,26 @@ class Recipe(
     save_last_n_steps_state: int | None = recipe_option(None, "keep only states of the last n steps", "saving", low=1)
     resume: str | None = recipe_option(None, "folder of a saved state to resume from", "saving", kind="folder")
     # --- samples
-    sample_prompts: str | None = recipe_option(None, "file of prompts, one a line", "samples", basic=True, kind="file")
+    sample_prompts: str | None = recipe_option(
+        None,
+        "file of prompts, one a line, with --n negative, --w width, --h height, --d seed, --s steps, --l CFG scale",
+        "samples",
+        basic=True,
+        kind="file",
+    )
     sample_every_n_epochs: int | None = recipe_option(
         None, "generate samples every n epochs", "samples", low=1, basic=True
     )
     sample_every_n_steps: int | None = recipe_option(None, "generate samples every n steps", "samples", low=1)
     sample_at_first: bool = recipe_option(False, "generate samples before the first step", "samples")
-    sample_sampler: str = recipe_option("ddim", "sampler", "samples")
+    sample_sampler: str = recipe_option(
+        "ddim", "sampling method of the samples, such as ddim, euler_a or DPM++ 2M", "samples"
+    )
     # --- logging
     logging_dir: str | None = recipe_option(None, "folder for TensorBoard", "logging", kind="folder")
-    log_with: str | None = recipe_option(None, "tracker", "logging", ("tensorboard", "wandb", "all"))
+    log_with: str | None = recipe_option(
+        None, "where the loss is logged too: tensorboard, wandb or all", "logging", ("tensorboard", "wandb", "all")
+    )
     log_prefix: str | None = recipe_option(None, "prefix of the run's log folder", "logging")
     log_tracker_name: str | None = recipe_option(None, "name of the run in the tracker", "logging")
 
