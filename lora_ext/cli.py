@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from . import __version__
@@ -94,10 +95,18 @@ def _run(argv: Sequence[str] | None) -> int:
         if extra is None:
             raise
         needs = f"{command} needs {error.name}, which is not installed"
-        return report_error(LoraError(f'{needs}; install what it needs with: pip install "lora-ext[{extra}]"'))
+        where = "into an environment of its own, not into a web UI's"
+        return report_error(LoraError(f"{needs}; install what it needs {where}: {_pip_command(extra)}"))
     except KeyboardInterrupt:
         print("lora-ext: interrupted", file=sys.stderr)
         return 130
+
+
+def _pip_command(extra: str) -> str:
+    """The command that installs an extra: from the clone that runs; an index may have other packages of this name."""
+    root = Path(__file__).resolve().parents[1]
+    source = f'-e "{root}[{extra}]"' if (root / "pyproject.toml").is_file() else f'"lora-ext[{extra}]"'
+    return f"pip install {source}"
 
 
 def _load_command_module(name: str) -> ModuleType:

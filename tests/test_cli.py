@@ -48,10 +48,10 @@ def test_a_missing_extra_is_one_line(
     command = SimpleNamespace(main=lambda argv: import_module(missing))
     monkeypatch.setattr(cli, "_load_command_module", lambda name: command)
     assert cli.main(["generate"]) == 2
-    says = (
-        f'generate needs {missing}, which is not installed; install what it needs with: pip install "lora-ext[{extra}]"'
-    )
-    assert capsys.readouterr().err == f"lora-ext: {says}\n"
+    says = f"generate needs {missing}, which is not installed; install what it needs into an environment of its own"
+    root = Path(cli.__file__).resolve().parents[1]
+    said = capsys.readouterr().err
+    assert said == f'lora-ext: {says}, not into a web UI\'s: pip install -e "{root}[{extra}]"\n'
     assert any(re.search(rf"extra == .{extra}\b", need) for need in requires("lora-ext") or ())
 
 
