@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from command_pages import cell, code
-from script_calls import Call, calls, definition, texts
+from script_calls import Call, calls, definition, texts, texts_of_constant
 
 from lora_ext.web.training_runs import form_fields
 
@@ -48,13 +48,17 @@ def _modules(panel: Path) -> list[Path]:
 
 
 def _control(call: Call, source: str) -> tuple[str, str, str] | None:
-    """(label, default, tooltip) of a call that makes a control; None for one whose label is computed."""
+    """(label, default, tooltip) of a call that makes a control; None for one whose label is computed.
+
+    Texts of which one is shown, as by `done ? t("…") : t("…")`, are joined.
+    """
     if not call.arguments:
         return None
     first, *rest = call.arguments
     if call.name == "LoraPicker":
         given = call.options(0)
-        return (texts(given.get("label", "")) or ["LoRA"])[0], "", (texts(given.get("tip", "")) or [""])[0]
+        tip = (texts(given.get("tip", "")) or ["A file of the library; any words of its name find it"])[0]
+        return (texts(given.get("label", "")) or ["LoRA"])[0], "", tip
     if call.name == "searchInput":
         label, tip = (texts(call.options(0).get(name, "")) for name in ("placeholder", "title"))
         return (label[0], "", (tip or [""])[0]) if label else None
@@ -65,6 +69,9 @@ def _control(call: Call, source: str) -> tuple[str, str, str] | None:
     options = Call(call.name, (first, *rest)).options()
     labels = texts(first)
     tips = texts(options.get("tip", "")) or [text for one in rest if not one.startswith("{") for text in texts(one)]
+    named = [options["tip"] or "tip"] if "tip" in options else [one for one in rest if re.fullmatch(r"\w*[tT]ip", one)]
+    if not tips and named:  # `{ tip }`, or the name of another constant
+        tips = [" / ".join(texts_of_constant(source, named[0], call.function))]
     value = options.get("usual") or options.get("value") or (rest[0] if rest else "")
     return (" / ".join(labels), _default(call.name, value, source), tips[-1] if tips else "") if labels else None
 
@@ -72,7 +79,9 @@ def _control(call: Call, source: str) -> tuple[str, str, str] | None:
 def _choice(rows: str, rest: list[str]) -> tuple[str, str, str] | None:
     """A row of buttons of which one is chosen: `segments(rows, value, onchange, label)`."""
     named = [
-        (value, found[0]) for value, more in re.findall(r'\[\s*"([^"]*)",([^\[\]]*)\]', rows) if (found := texts(more))
+        (value, found[0])
+        for value, more in re.findall(r'\[\s*(?:"([^"]*)"|\w+),([^\[\]]*)\]', rows)
+        if (found := texts(more))
     ]
     names = [name for _, name in named]
     labels = texts(rest[2]) if len(rest) > 2 else names and [" / ".join(names)]

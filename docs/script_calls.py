@@ -70,6 +70,17 @@ def calls(source: str, names: Sequence[str]) -> Iterator[Call]:
             yield Call(found[2], tuple(_split(source[opened + 1 : _closing(source, opened)])), function)
 
 
+def texts_of_constant(source: str, name: str, function: str) -> list[str]:
+    """The texts of `const name = …;`, of the function if it has one of that name, else of the module's first."""
+    found = re.compile(rf"\b(?:const|let) {name} =(.*?);\n", re.DOTALL)
+    start = (
+        re.search(rf"^(?:export )?(?:const|function|class) {function}\b", source, re.MULTILINE) if function else None
+    )
+    own = found.search(source, start.start()) if start else None
+    constant = own or found.search(source)
+    return texts(constant[1]) if constant else []
+
+
 def definition(source: str, name: str) -> Call | None:
     """The call whose result a constant is: `const name = call(…)`."""
     found = re.search(rf"\b(?:const|let) {name} = (\w+)\(", source)

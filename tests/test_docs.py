@@ -204,6 +204,10 @@ def test_every_default_is_told_by_help_and_by_the_page(verb: str) -> None:
         assert not re.search(r"`(_\w+)?`", row), row  # the name of a function, or nothing, for a value
 
 
+SILENT_CONTROLS = {"How the rank is chosen", "Show more", "Tool", "Train", "What do you want to teach?"}
+"""Controls whose label says all; the first, and rows of buttons, have a sentence for each of their choices."""
+
+
 def test_every_setting_of_the_web_ui_is_in_a_table() -> None:
     source = text_of(ROOT / "lora_ext" / "host" / "a1111" / "settings.py")
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -222,6 +226,9 @@ def test_every_panel_has_a_page_with_its_controls() -> None:
     assert len(pages) == 1 + len(list((ROOT / "javascript" / "lora_ext" / "panels").glob("*.mjs")))
     few = [address for address, (_, text) in pages.items() if len(re.findall(r"^\| \*\*", text, re.MULTILINE)) < 5]
     assert few == ["panels/index.md"]
+    told = r"^\| \*\*([^*|]+)\*\*(?: \(button\))? \| [^|]* \| *\|$"
+    silent = {label for _, text in pages.values() for label in re.findall(told, text, re.MULTILINE)}
+    assert silent <= SILENT_CONTROLS, "give each a tooltip, which the page shows"
     assert "| **replace a file of this name** | `off` | Otherwise" in pages["panels/tools.md"][1]
     assert "| **rank** `network_dim` | `4` | rank of Linear" in pages["panels/train.md"][1]
 

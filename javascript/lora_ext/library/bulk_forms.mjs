@@ -105,7 +105,8 @@ async function startJobs(names, path, request, out) {
 
 /** @param {string[]} names @param {HTMLElement} out */
 export function resizeForm(names, out) {
-    const rank = numberField(t("New rank"), 8, { low: 1, high: 4096, whole: true });
+    const tip = t("Larger keeps more and makes a larger file");
+    const rank = numberField(t("New rank"), 8, { tip, low: 1, high: 4096, whole: true });
     const start = showingErrors(() => {
         const new_rank = rank.get();
         const request = async (/** @type {string} */ name) => {
