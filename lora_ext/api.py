@@ -313,7 +313,7 @@ def apply(pipe: object, loras: LoraWeights, *, mode: str = AUTO) -> Loras:
         >>> file = assemble_lora_file({key("up"): torch.ones(2, 1), key("down"): torch.ones(1, 2)}, {})
         >>> with apply(pipe, {file: 0.8}) as loras:
         ...     print(loras.fits[0])
-        unnamed: 1 of 1 layers apply
+        unnamed: its only layer applies
     """
     return Loras(hookable_model_of(pipe), loras, mode=mode, image_bytes=pipeline_generation_bytes(pipe))
 

@@ -86,8 +86,14 @@ class FitReport:
             return "; ".join([self.foreign_architecture, *self.notes])
         total = self.matched + len(self.unmatched) + len(self.wrong_shape) + self.damaged
         base = "" if self.family == "unknown" else f" (made for {self.family})"
-        if not self.matched:
+        if not self.matched and total == 1:
+            text = f"{self.name}{base} does not fit this model: its only layer does not apply"
+        elif not self.matched:
             text = f"{self.name}{base} does not fit this model: none of its {total} layers applies"
+        elif total == 1:
+            text = f"{self.name}{base}: its only layer applies"
+        elif self.matched == 1:
+            text = f"{self.name}{base}: 1 of {total} layers applies"
         else:
             text = f"{self.name}{base}: {self.matched} of {total} layers apply"
         lacks = Counter(layer_id.part for layer_id in self.unmatched)

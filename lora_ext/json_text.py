@@ -18,12 +18,14 @@ def parse_json(text: str, **hooks: Any) -> Any:
         What it holds; its types are for the caller to check.
 
     Raises:
-        ValueError: it is not JSON, is nested too deeply, or has an integer of more digits than Python converts.
+        ValueError: it is empty or not JSON, nested too deeply, or has an integer of more digits than Python converts.
 
     Example:
         >>> parse_json('{"a": [1, null]}')
         {'a': [1, None]}
     """
+    if not text.strip():  # json says "Expecting value: line 1 column 1 (char 0)"
+        raise ValueError("it is empty")
     try:
         return json.loads(text, **hooks)
     except RecursionError:

@@ -106,7 +106,7 @@ def test_it_is_skipped_and_counted_and_the_rest_applies(name: str, tmp_path: Pat
             (fit,) = applied.apply([AdapterSpec(bad)])
             drawn = model.draw()
             assert (fit.matched, fit.damaged, fit.unrecognized, fit.ok) == (1, 1, 0, False)
-            assert "1 of 2 layers apply; 1 damaged and skipped: " in str(fit) and why in str(fit)
+            assert "1 of 2 layers applies; 1 damaged and skipped: " in str(fit) and why in str(fit)
             applied.apply([AdapterSpec(good)])
             assert all(map(torch.equal, model.draw(), drawn))
     found = inspect_lora_file(tmp_path / "bad.safetensors")
@@ -126,7 +126,7 @@ def test_tools_leave_it_out_and_say_so(name: str, tmp_path: Path) -> None:
     files, said = split_dylora(bad, 2)
     for result, report in (*done, (files[2], said)):
         assert len(result.adapters) == 1 and not result.damaged and not result.unrecognized
-        assert any("1 damaged layers of bad left out: " in note and DAMAGED[name][1] in note for note in report.notes)
+        assert any("1 damaged layer of bad left out: " in note and DAMAGED[name][1] in note for note in report.notes)
     same = save_lora_file(bad, tmp_path / "same.safetensors")
     assert same.read_bytes() == (tmp_path / "bad.safetensors").read_bytes()
 
@@ -138,7 +138,7 @@ def test_many_are_counted(tmp_path: Path) -> None:
     file = load_lora_file(save_safetensors(tensors, tmp_path / "bad.safetensors", metadata={}))
     with AppliedNetworks(Tiny()) as applied:
         (fit,) = applied.apply([AdapterSpec(file)])
-    assert "1 of 3 layers apply; 2 damaged and skipped: " in str(fit)
+    assert "1 of 3 layers applies; 2 damaged and skipped: " in str(fit)
 
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_a_tag_that_cannot_act_is_skipped_with_a_word(
     assert main([*base, "--out", str(tmp_path / "all"), "--prompt", " ".join([prompt, *wrong]), "--json"]) == 0
     said = capsys.readouterr()
     assert len(json.loads(said.out)["notes"]) == len(wrong)
-    assert all(text in said.err for text in wrong.values()) and "strong: 1 of 1 layers apply" in said.err
+    assert all(text in said.err for text in wrong.values()) and "strong: its only layer applies" in said.err
     alone, beside = (np.array(Image.open(tmp_path / name / "00000-1.png")) for name in ("one", "all"))
     assert np.array_equal(alone, beside)
     for tag, text in wrong.items():

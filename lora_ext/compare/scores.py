@@ -18,6 +18,7 @@ from ..errors import FileError
 from ..file.broken_links import broken_links_ending, broken_links_note
 from ..file.displayed_names import files_below
 from ..file.saving import replacing_file
+from ..file.unreadable_files import why_unreadable
 from . import image_measures
 from .image_measures import Array
 from .image_spec import ImageSpec
@@ -166,7 +167,7 @@ def _opened(path: Path) -> Image.Image:
             image.draft("RGB", (512, 512))
             return image.convert("RGB")
     except OSError as error:
-        raise FileError(f"{path} cannot be read as a picture: {error}") from error
+        raise FileError(f"{path} cannot be read as a picture: {why_unreadable(path, error)}") from error
 
 
 def unique_without_loras(image_specs: Iterable[ImageSpec]) -> list[ImageSpec]:

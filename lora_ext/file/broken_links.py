@@ -25,7 +25,7 @@ def broken_links_note(links: Sequence[Path]) -> str:
     Args:
         links: at least one.
     """
-    first, target = links[0], _target(links[0])
+    first, target = links[0], link_target(links[0])
     if len(links) == 1:
         return f"the link {first} leads nowhere (to {target})"
     return f"there are {len(links)} links that lead nowhere, the first is {first} (to {target})"
@@ -36,14 +36,8 @@ def broken_links_ending(links: Sequence[Path]) -> str:
     return f"; {broken_links_note(links)}" if links else ""
 
 
-def why_unreadable(path: Path, error: OSError) -> str:
-    """Why a file cannot be opened, as a part of a sentence: the system's reason, or that it is a broken link."""
-    if isinstance(error, FileNotFoundError) and is_broken_link(path):
-        return f"it is a link that leads nowhere (to {_target(path)})"
-    return error.strerror or str(error)
-
-
-def _target(link: Path) -> str:
+def link_target(link: Path) -> str:
+    """What a link leads to, as it is written in it; the reason where that cannot be read."""
     try:
         return replace_lone_surrogates(os.readlink(link))  # noqa: PTH115 (as it is written, without a change)
     except OSError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import FileError, did_you_mean_path
 from . import safetensors_file, torch_file
-from .broken_links import why_unreadable
+from .unreadable_files import why_unreadable
 
 LORA_FILE_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin")
 """Suffixes of files that are indexed."""

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..errors import FileError
 from . import safetensors_file
-from .broken_links import broken_links_note, is_broken_link, may_be_folder_link, why_unreadable
+from .broken_links import broken_links_note, is_broken_link, may_be_folder_link
 from .containers import LORA_FILE_SUFFIXES, container_format
 from .displayed_names import displayed_name
+from .unreadable_files import why_unreadable
 
 FileStamp = tuple[int, int]
 """(mtime in ns, size in bytes): equal as long as a file has not changed since it was read."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..console import replace_lone_surrogates
+from ..counted_words import counted
 from ..errors import FileError
 from ..json_text import parse_json
 
@@ -118,8 +119,10 @@ def parse_safetensors_header(file: BinaryIO, path: Path, size: int) -> Safetenso
     def wrong(what: str) -> FileError:
         return FileError(f"{path} is not a valid safetensors file: {what}")
 
+    if not size:
+        raise FileError(f"{path} is empty (0 bytes); download it again")
     if size < 10:
-        raise wrong(f"{size} bytes are too few for a header")
+        raise wrong(f"{counted(size, 'byte is', 'bytes are')} too few for a header")
     length = int.from_bytes(file.read(8), "little")
     if length > HEADER_LIMIT:
         raise wrong(f"its header claims {length} bytes, more than the format's limit of {HEADER_LIMIT}")
@@ -214,12 +217,18 @@ def _check_layout(entries: Mapping[str, TensorEntry], size: int) -> None:
         if entry.start < end:
             raise ValueError(f"{name!r} and {last!r} overlap")
         if entry.start > end:
-            raise ValueError(f"{entry.start - end} bytes before {name!r} belong to no tensor")
+            raise ValueError(
+                counted(
+                    entry.start - end,
+                    f"byte before {name!r} belongs to no tensor",
+                    f"bytes before {name!r} belong to no tensor",
+                )
+            )
         if entry.end > size:
             raise ValueError(f"{name!r} ends at byte {entry.end} of {size} bytes of data (cut off while downloading?)")
         end, last = entry.end, name
     if end != size:
-        raise ValueError(f"the last {size - end} bytes belong to no tensor")
+        raise ValueError(f"the last {counted(size - end, 'byte belongs', 'bytes belong')} to no tensor")
 
 
 def _metadata(value: object) -> dict[str, str]:

@@ -16,6 +16,7 @@ from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import networks_for_rows
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
+from ..file.unreadable_files import why_unreadable
 from ..fit_report import FitReport, check_fits
 from ..host import block_weights_infotext as blocks
 from ..host import infotext
@@ -295,7 +296,7 @@ def _load_init_image(path: Path | None) -> Image.Image | None:
             image.load()
             return image.convert("RGBA" if "A" in image.getbands() else "RGB")
     except OSError as error:
-        raise FileError(f"{path} is not a readable image: {error}") from error
+        raise FileError(f"{path} is not a readable image: {why_unreadable(path, error)}") from error
 
 
 def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: Image.Image | None) -> Settings:

@@ -220,7 +220,14 @@ class ToolReport:
     def add_source_notes(self, name: str, file: LoraFile) -> None:
         """Adds notes on a source: damaged layers that are left out, and a strength that had to be assumed."""
         if file.damaged:
-            self.add_note(f"{len(file.damaged)} damaged layers of {name} left out: {file.first_damage_reason}")
+            reason = file.first_damage_reason
+            self.add_note(
+                counted(
+                    len(file.damaged),
+                    f"damaged layer of {name} left out: {reason}",
+                    f"damaged layers of {name} left out: {reason}",
+                )
+            )
         for text in filter(None, (file.assumed, *file.notes)):
             self.add_note(f"{name}: {text}")
 

@@ -161,7 +161,7 @@ def _check_format(file: ReceivedFile, data: bytes) -> None:
         with Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN]):
             return
     except Exception:  # decoders have many words for a damaged file
-        raise UnreadableImage(damaged_image_reason(Path(file.name))) from None
+        raise UnreadableImage(damaged_image_reason(Path(file.name), len(data))) from None
 
 
 def _add(

@@ -96,6 +96,8 @@ def infotext_of_picture(data: bytes) -> str:
     Raises:
         FileError: It is no such picture, or has none.
     """
+    if not data:
+        raise FileError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         text = image.info.get(PARAMETERS_KEY)

@@ -119,6 +119,8 @@ def decode_upload(data: str) -> bytes:
 
 def _opened(data: bytes) -> Image.Image:
     """The picture. Its size is looked at before it is unfolded."""
+    if not data:
+        raise FileError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         if image.width * image.height <= _LARGEST:

@@ -163,7 +163,7 @@ def _unpacked(archive: ReceivedFile, refuse: Refuse, left: list[int]) -> Iterato
     except FileError as error:
         refuse(archive.name, str(error))
     except _ZIP_ERRORS:
-        refuse(archive.name, "it is no zip, or a damaged one")
+        refuse(archive.name, "it is no zip, or a damaged one" if archive.path.stat().st_size else "it is empty")
 
 
 def _is_hidden(name: str) -> bool:

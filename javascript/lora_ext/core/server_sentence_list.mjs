@@ -32,6 +32,7 @@ export const SERVER_SENTENCES = [
     "the name {0}… is too long",
     "the text to find is empty",
     "the tag is empty",
+    "the file is empty",
     "the text has no <lora:…> tag",
     "{0} has no pictures to train on; put them in it, or in folders named such as '10_my concept' (10 repeats); pictures end in {1}{2}",
     "{0} has no pictures; put them in it; pictures end in {1}",

@@ -176,7 +176,7 @@ const rows = [
 const LONGEST = 2000;
 
 /** How a report of several parts begins, which no pattern may take for one sentence. */
-const HOW_A_FILE_FITS = / layers appl(y|ies)$/;
+const HOW_A_FILE_FITS = / layers? (does not )?appl(y|ies)$/;
 
 /** What stands before the first colon of a text, and behind it. @param {string} text */
 const namedSentence = (text) => (/^(.+?): (.+)$/.exec(text) || []).slice(1);

@@ -45,6 +45,9 @@ export const SINGULAR = {
     "{0} files were compared by their bytes alone: unreadable, or tied to a base model.":
         "{0} file was compared by its bytes alone: unreadable, or tied to a base model.",
     "; the {0} captions written before stay": "; the {0} caption written before stays",
+    "{0} bytes are too few for a header": "{0} byte is too few for a header",
+    "the last {0} bytes belong to no tensor": "the last {0} byte belongs to no tensor",
+    "{0} bytes before {1} belong to no tensor": "{0} byte before {1} belongs to no tensor",
     "{0} damaged layers of {1} left out: {2}": "{0} damaged layer of {1} left out: {2}",
     "WARNING: {0} damaged layers are skipped, the others apply: {1}.":
         "WARNING: {0} damaged layer is skipped, the others apply: {1}.",

@@ -106,6 +106,8 @@ export const TRAINING_INPUT_SENTENCES = [
     "{0} is {1}; give a text in quotes",
     "face_crop_aug_range finds faces with OpenCV, which is not installed: pip install 'opencv-python-headless<4.12', or write the face's place into the pictures' names, such as ann_320_200_90_110.png (the face's centre, width and height)",
     "{0} claims {1}x{2} pixels in {3} bytes; make it smaller first",
+    "it is empty",
+    "{0} is empty",
     "it is damaged, or of a kind that cannot be read here ({0}); save it as JPEG or PNG",
     "{0} and {1} have different shapes; crop them alike",
     "random_crop cannot be used with cache_latents; turn one of the two off",

@@ -30,9 +30,12 @@ def load_toml(path: Path) -> dict[str, Any]:
         Its tables and values.
 
     Raises:
-        TrainError: The file is missing, not UTF-8 or not TOML (with the place), or Python 3.10 has no library for it.
+        TrainError: The file is missing, empty, not UTF-8 or not TOML (with the place), or Python 3.10 has no library
+            for it.
     """
     text = load_utf8(path)
+    if not text.strip():
+        raise TrainError(f"{path} is empty")
     library = _library()
     try:
         content: dict[str, Any] = library.loads(text)

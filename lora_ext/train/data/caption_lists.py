@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import TrainError, did_you_mean
 from ...file.displayed_names import find_by_displayed_parts
+from ...file.unreadable_files import EMPTY_FILE_REASON
 from ...json_text import parse_json
 from .image_files import is_image_file
 
@@ -37,6 +38,8 @@ def load_caption_list(path: Path, folder: Path, column: str = "text") -> dict[Pa
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise ValueError(EMPTY_FILE_REASON)
         if path.suffix.lower() == ".jsonl":
             rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         elif path.suffix.lower() == ".csv":

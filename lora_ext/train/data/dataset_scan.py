@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainError
-from ...file.broken_links import broken_links_note, why_unreadable
+from ...file.broken_links import broken_links_note
+from ...file.unreadable_files import why_unreadable
 from ...progress import Track, no_progress
 from .buckets import BucketFit, PixelSize, fit_to_bucket
 from .captions import load_caption

@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
 from ...errors import TrainError
+from ...file.unreadable_files import EMPTY_FILE_REASON, why_unreadable
 from ...protocols import VAE_SCALE_FACTOR
 from .buckets import BucketFit, PixelSize, covering_size
 
@@ -132,7 +133,7 @@ def load_training_image(path: Path, data: bytes | None = None) -> DecodedImage:
     except UnreadableImage:
         raise
     except _BAD as error:
-        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path)}") from None
+        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path, data)}") from None
 
 
 def check_image_data(path: Path, data: bytes) -> PixelSize:
@@ -152,7 +153,7 @@ def check_image_data(path: Path, data: bytes) -> PixelSize:
     except UnreadableImage:
         raise
     except _BAD as error:
-        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path)}") from None
+        raise UnreadableImage(f"{path} cannot be read: {_reason(error, path, data)}") from None
 
 
 def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
@@ -162,16 +163,18 @@ def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
         raise UnreadableImage(f"{path} claims {size[0]}x{size[1]} pixels in {file_size} bytes; make it smaller first")
 
 
-def damaged_image_reason(path: Path) -> str:
-    """What is wrong with a file that no decoder takes for an image."""
+def damaged_image_reason(path: Path, size: int) -> str:
+    """What is wrong with a file of `size` bytes that no decoder takes for an image."""
+    if not size:
+        return EMPTY_FILE_REASON
     return f"it is damaged, or of a kind that cannot be read here ({path.suffix}); save it as JPEG or PNG"
 
 
-def _reason(error: BaseException, path: Path) -> str:
+def _reason(error: BaseException, path: Path, data: bytes | None) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return damaged_image_reason(path)
+        return damaged_image_reason(path, len(data or b""))
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return why_unreadable(path, error)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 

@@ -90,6 +90,8 @@ def _rows(table: Path, recipe: Recipe) -> Iterator[tuple[Any, Any]]:
         from pyarrow import ipc, parquet
     except ImportError:
         raise TrainError(f"{table} needs the package pyarrow: pip install pyarrow") from None
+    if not table.stat().st_size:
+        raise TrainError(f"{table} is empty")
     try:
         if table.suffix.lower() == ".parquet":
             file = parquet.ParquetFile(table)
