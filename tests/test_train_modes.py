@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trainable_model import recipe, tiny_model
+from tiny_trainable_model import pictures, recipe, tiny_model
 
 from lora_ext.errors import TrainError
 from lora_ext.file.loading import load_lora_file
@@ -18,9 +18,10 @@ from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.data.training_data import load_training_data
 from lora_ext.train.network.trainable_network import TrainableNetwork
+from lora_ext.train.run.cost_estimate import passes_without_gradients
 from lora_ext.train.run.objectives import build_objective
 from lora_ext.train.run.training_run import TrainingRun
-from lora_ext.training.standalone_run import SilentHost
+from lora_ext.training.standalone_run import SilentHost, train
 from lora_ext.web.training_runs import form_fields
 
 ILECO = {"mode": "ileco", "original_prompt": "red", "target_prompt": "blue", "keep_prompts": "green | a cat"}
@@ -132,3 +133,37 @@ def test_a_resumed_run_is_the_same_and_the_file_says_how_it_was_trained(
     assert any(t.any() for a in first.adapters.values() for name, t in a.tensors.items() if "up" in name)
     assert {layer_id.part for layer_id in first.adapters} == {"unet"}
     assert first.metadata["ss_mode"] == settings["mode"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SLIDER,
+        {**SLIDER, "denoise_steps": 3, "keep_prompts": "a | b"},
+        ILECO,
+        {**ILECO, "target_guidance": 2.0},
+        {"mode": "addift", "original_image": "2_thing/0.png", "target_image": "2_thing/1.png"},
+        {"reg_data_dir": ""},
+        {"reg_data_dir": "", "prior_loss_target": "model"},
+    ],
+    ids=lambda settings: "-".join(settings.values() if isinstance(settings, str) else map(str, settings.values())),
+)
+def test_a_step_has_the_passes_that_its_time_is_estimated_by(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path / "in", 3)
+    settings = {k: str(folder / v) if k.endswith(("_image", "_dir")) else v for k, v in settings.items()}
+    steps = {"max_train_steps": 24, "max_train_epochs": None, "train_batch_size": 1, "sdpa": True}
+    of_pictures = {} if "mode" in settings else {"train_data_dir": str(folder)}
+    made = recipe_from_settings({**vars(prompts_recipe(tmp_path / "out")), **steps, **settings, **of_pictures})
+    model, rows = tiny_model(), {True: 0, False: 0}
+    predict = type(model).predict
+
+    def counted(self: Any, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        rows[torch.is_grad_enabled()] += len(latents)
+        return predict(self, latents, *rest)
+
+    monkeypatch.setattr(type(model), "predict", counted)
+    train(made, model=model, host=SilentHost())
+    assert rows[True] == 24
+    assert rows[False] / 24 == pytest.approx(passes_without_gradients(made, 0.5), rel=0.1)

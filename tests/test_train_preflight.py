@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -201,9 +202,24 @@ def test_what_was_measured_on_a_cpu_is_expected(
     assert low < found.seconds < high and "until steps were measured" in report.text()
 
 
+SIDES = {"positive_prompt": "large", "negative_prompt": "small"}
+
+
+def test_the_time_of_a_step_counts_passes_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_estimate, "measure_matmul_speed", lambda device, half: 1e9)
+
+    def seconds(**settings: Any) -> float:
+        made = Recipe(mode="slider", original_prompt="shape", resolution="64", **SIDES, **settings)
+        model: Any = Model(dtype=torch.float32)
+        found = run_preflight(load_training_data(made), model, count_tokens=words).expected
+        assert found is not None
+        return found.seconds
+
+    assert seconds(denoise_steps=10) / seconds() == pytest.approx((1 + 13 / 2) / (1 + 3 / 2))
+
+
 def test_modes_without_pictures_speak_of_prompts() -> None:
-    sides = {"positive_prompt": "large", "negative_prompt": "small"}
-    wanted = Recipe(mode="slider", original_prompt="shape", resolution="64", max_train_steps=50, **sides)  # type: ignore[arg-type]
+    wanted = Recipe(mode="slider", original_prompt="shape", resolution="64", max_train_steps=50, **SIDES)  # type: ignore[arg-type]
     text = run_preflight(load_training_data(wanted), count_tokens=words).text()
     assert "1 prompt × 100 repeats" in text and "prompts by size: 64x64" in text and "pictures" not in text
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from ...protocols import TrainableModel
+from ..config.prompt_tasks import PromptTask, prompt_tasks
 from ..config.recipe import Recipe
 from ..data.buckets import PixelSize
 from .memory_plan import (
@@ -43,6 +44,10 @@ Of one thread with products at 7.4e10 operations a second, steps of SD1.5's U-Ne
 and 36.7 s, those of the embedded model's 0.61 and 7.4 s."""
 TIME_FACTOR, CPU_TIME_FACTOR = 1.5, 2.0
 """The true time is expected between the estimate by this and the estimate times it."""
+FORWARD_SHARE = 0.5
+"""Share of a trained pass that is forward; the backward pass to the input has as many operations."""
+ENCODED_PICTURES = {"ileco": 0, "slider": 0, "addift": 2, "multi-addift": 2}
+"""Mode → pictures that the VAE encodes for a sample; other modes have one."""
 SECONDS_PER_LAYER = 2.5e-4
 """Least seconds of a layer in a step, forward and backward: launching its kernels takes that long at any size."""
 
@@ -101,7 +106,12 @@ class CostEstimate:
 
 
 def estimate_cost(
-    recipe: Recipe, model: TrainableModel, parameter_count: int, largest_bucket: PixelSize, mean_latent_pixels: float
+    recipe: Recipe,
+    model: TrainableModel,
+    parameter_count: int,
+    largest_bucket: PixelSize,
+    mean_latent_pixels: float,
+    regularisation_share: float = 0.0,
 ) -> CostEstimate:
     """Estimates memory and time.
 
@@ -114,6 +124,7 @@ def estimate_cost(
         parameter_count: Number of trained numbers.
         largest_bucket: (width, height) in pixels, which decides about memory.
         mean_latent_pixels: Mean latent pixels of an image, which decide about time.
+        regularisation_share: Share of the samples that are regularisation images.
 
     Returns:
         The estimate.
@@ -130,15 +141,16 @@ def estimate_cost(
     )  # fmt: skip
     need, have = memory_need(recipe, size), available_bytes(model)
     work = _step_operations(cost, part, mean_latent_pixels, model.device)
-    work *= 1.5 if recipe.gradient_checkpointing else 1
+    untrained = passes_without_gradients(recipe, regularisation_share) * FORWARD_SHARE
+    work *= (1.5 if recipe.gradient_checkpointing else 1) + untrained
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
-        work += VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
+        work += ENCODED_PICTURES.get(recipe.mode, 1) * VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
     on_cpu = model.device.type == "cpu"
     speed = measure_matmul_speed(model.device, half) * (CPU_STEP_EFFICIENCY if on_cpu else STEP_EFFICIENCY)
     seconds = 0.0
     if speed:
-        a_batch = max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER)
+        a_batch = max(1.1 * recipe.train_batch_size * work / speed, layers * SECONDS_PER_LAYER * (1 + untrained))
         seconds = recipe.gradient_accumulation_steps * a_batch
     factor = CPU_TIME_FACTOR if on_cpu else TIME_FACTOR
     return CostEstimate(
@@ -148,6 +160,32 @@ def estimate_cost(
         have=have,
         spare=smallest_fitting_set(recipe, size, have) if 0 < have < need.total else smaller_run_advice(recipe),
     )
+
+
+def passes_without_gradients(recipe: Recipe, regularisation_share: float = 0.0) -> float:
+    """Forward passes that a step needs for each sample beside the trained one, as the objective of its mode does.
+
+    Args:
+        recipe: The settings.
+        regularisation_share: Share of the samples that are regularisation images.
+
+    Returns:
+        The mean of all samples.
+
+    Example:
+        >>> passes_without_gradients(Recipe(mode="slider", positive_prompt="large", negative_prompt="small"))
+        3.0
+    """
+    if recipe.mode in ("ileco", "slider"):
+        tasks = prompt_tasks(recipe)
+        # the base model's prediction of the start, and where that moves, of the two prompts that it moves between
+        passes = {prompt: 1 if task.plus is None else 3 for prompt, task in tasks.items()}
+        groups = [[passes[p] for p, task in tasks.items() if (task == PromptTask(p)) is kept] for kept in (False, True)]
+        means = [sum(group) / len(group) for group in groups if group]  # prompts to keep are half of the samples
+        return recipe.denoise_steps + sum(means) / len(means)
+    if recipe.mode in ("addift", "multi-addift"):
+        return 1.0  # the base model's prediction of the other picture
+    return regularisation_share if recipe.prior_loss_target == "model" else 0.0
 
 
 def _step_operations(cost: UNetCost, part: float, latent_pixels: float, device: torch.device) -> float:

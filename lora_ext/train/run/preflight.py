@@ -162,9 +162,11 @@ def run_preflight(
     largest = max((bucket.size for bucket in buckets), key=lambda size: size[0] * size[1])
     samples = sum(bucket.turns for bucket in buckets)
     pixels = sum(b.turns * b.size[0] * b.size[1] / VAE_SCALE_FACTOR**2 for b in buckets) / samples
+    concepts = _concepts(data)
+    regular = sum(concept.turns for concept in concepts if concept.regularisation) / samples
     layer_ids, unmatched = trained_layers(model.parts(), recipe) if model is not None else ([], [])
     found = PreflightReport(
-        concepts=_concepts(data),
+        concepts=concepts,
         buckets=buckets,
         batch_size=recipe.train_batch_size,
         world=world_size,
@@ -182,7 +184,9 @@ def run_preflight(
         duplicates=_duplicates(data),
         skipped=data.scan.skipped,
         notes=(*_notes(data, steps), *(f"{pattern!r} matches no layer of this model" for pattern in unmatched)),
-        expected=estimate_cost(recipe, model, parameter_count, largest, pixels) if model is not None else None,
+        expected=(
+            estimate_cost(recipe, model, parameter_count, largest, pixels, regular) if model is not None else None
+        ),
         layers=count_by_sort(layer_ids),
         unit=data.unit,
     )
