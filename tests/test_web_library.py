@@ -187,6 +187,28 @@ def test_many_files_are_moved_with_what_lies_beside_them_and_back(api: Client) -
     back = [{"name": move["to"], "to": move["name"]} for move in done["moved"]]
     assert len(api("POST", "/library/move", json={"moves": back})["moved"]) == 500
     assert len(list(loras.glob("f*"))) == 1500 and api("GET", "/library", params={"tag": "batch"})["total"] == 500
+    assert not (loras / "made").exists()
+
+
+def test_undoing_a_move_removes_the_folders_that_it_made_and_no_others(api: Client) -> None:
+    loras = api.root / "loras"
+    (loras / "own").mkdir()
+
+    def move(name: str, to: str) -> None:
+        assert api("POST", "/library/move", json={"moves": [{"name": name, "to": to}]})["failed"] == []
+
+    for to in ("new/deep/cat", "own/deep/cat"):
+        move("cat", to)
+        move(to, "cat")
+    assert not (loras / "new").exists() and list((loras / "own").iterdir()) == []
+    move("cat", "new/deep/cat")
+    (loras / "new" / "note.txt").write_text("mine", encoding="utf-8")
+    move("new/deep/cat", "cat")
+    assert [path.name for path in (loras / "new").iterdir()] == ["note.txt"]
+    (loras / "own" / "dog.safetensors").write_bytes((loras / "cat.safetensors").read_bytes())
+    api.app_state.refresh_library()
+    move("own/dog", "dog")
+    assert (loras / "own").is_dir()
 
 
 def test_a_move_overwrites_nothing_and_stays_in_the_folder(api: Client) -> None:

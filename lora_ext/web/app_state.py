@@ -36,6 +36,7 @@ class AppState:
         jobs: Background jobs.
         presets: Block-weight presets.
         marks: Tags, favourites and ratings of files.
+        made_folders: Folders that moves of files made since the start; one that is emptied by a move is removed.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -51,6 +52,7 @@ class AppState:
         )
         self.presets = PresetStore(data, backend.presets)
         self.marks = FileMarksStore(data)
+        self.made_folders: set[Path] = set()
         shown_folders = (*self.folders.loras, *self.folders.checkpoints, *self.folders.datasets)
         heads = {self.folders.outputs, self.folders.save, data, *shown_folders}
         heads |= {folder.resolve() for folder in heads}

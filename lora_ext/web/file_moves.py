@@ -77,9 +77,26 @@ def rename_file(app_state: AppState, entry: LibraryEntry, to: str) -> Path:
             raise FileError(f"{shown} already exists; choose another name")
         if old.is_symlink() and new.parent != old.parent and not old.readlink().is_absolute():
             raise FileError(f"{old.name} is a link, which would lead elsewhere from {new.parent.name}; move its file")
-    create_user_folder(target.parent)
-    _move_all(moves, entry.name)
+    made = create_user_folder(target.parent)
+    app_state.made_folders.update(made)
+    try:
+        _move_all(moves, entry.name)
+    except FileError:
+        _remove_made_folders(app_state, target.parent)
+        raise
+    _remove_made_folders(app_state, entry.path.parent)
     return target
+
+
+def _remove_made_folders(app_state: AppState, folder: Path) -> None:
+    """Removes a folder that a move made, and those around it, where they are empty: what undoing the move leaves."""
+    while folder in app_state.made_folders:
+        try:
+            folder.rmdir()
+        except OSError:  # something is in it
+            return
+        app_state.made_folders.discard(folder)
+        folder = folder.parent
 
 
 def _is_taken(new: Path, old: Path) -> bool:

@@ -58,12 +58,14 @@ def user_output_path(folder: Path, name: str, suffix: str) -> Path:
     return path
 
 
-def create_user_folder(folder: Path) -> None:
-    """Makes the folder where it is missing. Raises FileError where it cannot be."""
+def create_user_folder(folder: Path) -> list[Path]:
+    """Makes the folder where it is missing; answers with the folders that it made. Raises FileError."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder {folder.name} cannot be created: {error.strerror or error}") from error
+    return missing
 
 
 def split_user_path(name: str) -> tuple[str, ...]:
