@@ -259,7 +259,7 @@ def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: 
     if not learned and max(map(_change, sound)) < LEARNED_CHANGE:
         return Suggestion(
             (),
-            "Nothing is suggested: no choice comes clearly nearer to the training pictures (likeness "
+            "Nothing is suggested: no choice comes clearly nearer to the training pictures (mean likeness "
             f"{likeness + most[0]:.2f} at best, {likeness:.2f} without a LoRA), so little or nothing was learned. "
             "Train longer (more epochs), or with a higher learning rate.",
         )
@@ -274,8 +274,8 @@ def _by_likeness(plan: SheetPlan, sound: Sequence[Choice], left: int, likeness: 
     out = f"; left out as burnt in, blurred or copying: {left}" if left else ""
     return Suggestion(
         best.cells,
-        f"Suggested: {best.label}. It is the gentlest of those that come nearest to the training pictures (likeness "
-        f"{best.likeness:.2f}, {likeness:.2f} without a LoRA){out}.",
+        f"Suggested: {best.label}. It is the gentlest of those that come nearest to the training pictures (mean "
+        f"likeness {best.likeness:.2f}, {likeness:.2f} without a LoRA){out}.",
     )
 
 

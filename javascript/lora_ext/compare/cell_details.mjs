@@ -47,7 +47,7 @@ function scoreFacts({ seed, score }) {
         [t("seed"), seed],
         [t("difference"), formatPercent(score.difference)],
         [t("sharpness"), score.sharpness.toFixed(2)],
-        [t("likeness"), score.likeness === null ? "" : score.likeness.toFixed(3)],
+        [t("likeness of this picture"), score.likeness === null ? "" : score.likeness.toFixed(2)],
         [t("copy of"), score.copy_of],
     ];
 }
