@@ -153,6 +153,8 @@ def _parse(text: bytes) -> dict[str, Any]:
     def constant(name: str) -> Any:
         raise ValueError(f"{name} in its header")
 
+    if not text.strip():
+        raise ValueError("its header is empty")
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError:
