@@ -113,6 +113,12 @@ def test_toml_brings_every_value_back(tmp_path_factory: Any, data: Any) -> None:
     assert {key: parse_recipe_option(key, item) for key, item in stored.items()} == settings_from_recipe(recipe)
 
 
+def test_toml_of_defaults_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(recipe_to_toml(Recipe()), encoding="utf-8")
+    assert load_toml(path) == {}
+
+
 def test_command_line(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text("[first]\nnetwork_dim = 16\ncache_latents = true\nblock_dims = [" + "4," * 25 + "]\n")

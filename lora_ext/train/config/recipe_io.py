@@ -465,10 +465,10 @@ def recipe_to_toml(recipe: Recipe) -> str:
         recipe: The settings.
 
     Returns:
-        One `name = value` a line.
+        One `name = value` a line; a comment where every option is at its default, since an empty file is refused.
     """
     lines = []
     for name, value in settings_from_recipe(recipe).items():
         item = list(value) if isinstance(value, tuple) else value
         lines.append(f"{name} = {json.dumps(item, ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines or ["# every setting has its default"]) + "\n"
