@@ -26,6 +26,9 @@ from .rank_reduction import DYNAMIC_RANK_METHODS, RankRule
 SVD_ONLY_OPTIONS = ("new_rank", "new_conv_rank", "clamp_quantile")
 """Options of `merge` that are for its method "svd"."""
 
+TOKENIZER_HELP = "folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)"
+CONFIG_HELP = "LDM configuration as yaml (default: the one beside the checkpoint)"
+
 
 class HelpWithDefaults(argparse.HelpFormatter):
     """Adds its default to the sentence of each option that has one and does not say it."""

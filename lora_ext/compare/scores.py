@@ -5,7 +5,6 @@ and near-duplicates of training pictures.
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..console import print_text
 from ..errors import FileError
-from ..file.broken_links import broken_links_ending, broken_links_note
+from ..file.broken_links import broken_links_ending, tell_broken_links
 from ..file.displayed_names import files_below
 from ..file.saving import replacing_file
 from ..file.unreadable_files import why_unreadable
@@ -156,8 +154,7 @@ def find_training_images(folder: Path) -> list[Path]:
     found = list(files_below(folder, SCORED_IMAGE_SUFFIXES, broken_links=links))
     if not found:
         raise FileError(f"no pictures ({', '.join(SCORED_IMAGE_SUFFIXES)}) in {folder}{broken_links_ending(links)}")
-    if links:
-        print_text(f"left out: {broken_links_note(links)}", file=sys.stderr)
+    tell_broken_links(links)
     return found
 
 

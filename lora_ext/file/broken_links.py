@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..console import replace_lone_surrogates
+from ..console import print_text, replace_lone_surrogates
 
 
 def is_broken_link(path: Path) -> bool:
@@ -34,6 +35,12 @@ def broken_links_note(links: Sequence[Path]) -> str:
 def broken_links_ending(links: Sequence[Path]) -> str:
     """The same as the end of another sentence, behind a semicolon; "" without links."""
     return f"; {broken_links_note(links)}" if links else ""
+
+
+def tell_broken_links(links: Sequence[Path]) -> None:
+    """Says on standard error that links are left out; nothing without links."""
+    if links:
+        print_text(f"left out: {broken_links_note(links)}", file=sys.stderr)
 
 
 def link_target(link: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..command_line import CommandParser, check_output_folder
+from ..command_line import CONFIG_HELP, TOKENIZER_HELP, CommandParser, check_output_folder
 from ..console import print_text
 from ..errors import LoraError
 from ..fit_report import FitReport
@@ -48,8 +48,8 @@ _HELP = {
     "mode": "how LoRA files are applied: " + ", ".join(MODES),
     "device": "cuda, mps or cpu (default: the first that is available)",
     "precision": "dtype of the model: " + ", ".join(MODEL_PRECISIONS),
-    "tokenizer": "folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
-    "config": "LDM configuration as yaml (default: the one beside the checkpoint)",
+    "tokenizer": TOKENIZER_HELP,
+    "config": CONFIG_HELP,
     "prediction": "what the U-Net predicts, epsilon or v, where the checkpoint does not say",
     "region_ratios": "sizes of the regions that ADDCOL, ADDROW and BREAK make, such as 1,1 or 1,2,1;1",
     "base_ratio": "share of the text before ADDBASE within the regions, 0 to 1",

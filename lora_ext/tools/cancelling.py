@@ -30,17 +30,18 @@ def cancel_each_other(parts: Sequence[tuple[Adapter, float]]) -> bool:
     Raises:
         FitError: the shapes of the changes differ.
     """
-    factored = [(low, adapter, weight) for adapter, weight in parts if (low := adapter.low_rank()) is not None]
+    lows = [adapter.low_rank() for adapter, _ in parts]
+    factored = [(low, *part) for low, part in zip(lows, parts, strict=True) if low is not None]
     if factored:
-        lows = [low.reshaped(factored[0][0].shape).times(weight) for low, _, weight in factored]
-        if concat(lows).frobenius() > _ROUNDING * max(low.frobenius() for low in lows):
+        summed = [low.reshaped(factored[0][0].shape).times(weight) for low, _, weight in factored]
+        if concat(summed).frobenius() > _ROUNDING * max(low.frobenius() for low in summed):
             return False
         shifts = [bias * weight for _, adapter, weight in factored if (bias := adapter.bias_delta()) is not None]
         if shifts and float(torch.stack(shifts).sum(0).norm()) > _ROUNDING * max(float(s.norm()) for s in shifts):
             return False
     others: list[tuple[Adapter, float]] = []
-    for adapter, weight in parts:
-        if adapter.low_rank() is not None:
+    for low, (adapter, weight) in zip(lows, parts, strict=True):
+        if low is not None:
             continue
         same = next((i for i, (other, _) in enumerate(others) if _have_same_tensors(adapter, other)), None)
         if same is None:

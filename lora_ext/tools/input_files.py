@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..console import print_text
 from ..errors import ToolError
-from ..file.broken_links import broken_links_note, is_broken_link
+from ..file.broken_links import is_broken_link, tell_broken_links
 from ..file.containers import LORA_FILE_SUFFIXES
 from ..file.displayed_names import displayed_name, files_below
 from ..file.folder_listing import natural_sort_key
@@ -154,7 +154,7 @@ def _search(path: Path) -> tuple[Path, list[Path]]:
     if not is_pattern(path):
         broken: list[Path] = []
         found = list(files_below(path, LORA_FILE_SUFFIXES, _tell_unsearched, broken))
-        _tell_broken_links(broken)
+        tell_broken_links(broken)
         return path, found
     root, rest = path, list[str]()
     while not root.is_dir():  # folders whose own names have brackets are no part of the pattern
@@ -163,17 +163,12 @@ def _search(path: Path) -> tuple[Path, list[Path]]:
     names = glob.glob(os.path.join(*rest), root_dir=root, recursive=True)  # noqa: PTH118, PTH207 (root_dir, links)
     paths = [file for file in (find_peft_file(root / name) for name in names) if not file.is_dir()]
     paths = [file for file in paths if file.suffix.lower() in LORA_FILE_SUFFIXES]
-    _tell_broken_links([file for file in paths if is_broken_link(file)])
+    tell_broken_links([file for file in paths if is_broken_link(file)])
     return root, [file for file in paths if file.is_file()]
 
 
 def _tell_unsearched(error: OSError) -> None:
     print_text(f"not searched: {error.filename}: {error.strerror}", file=sys.stderr)
-
-
-def _tell_broken_links(links: Sequence[Path]) -> None:
-    if links:
-        print_text(f"left out: {broken_links_note(links)}", file=sys.stderr)
 
 
 def shared_folder(files: Sequence[Path]) -> Path:

@@ -25,7 +25,7 @@ from .settings_for_pictures import (
     suggest_for_pictures,
 )
 from .standalone_run import open_trainable_model
-from .train_command import run_recipe
+from .train_command import add_model_file_options, run_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,14 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="print the settings and their reasons, and exit")
     parser.add_argument("--no_compare", action="store_true", help="no sheet of epochs and weights at the end")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
-    )
-    parser.add_argument(
-        "--model_config", type=Path, help="LDM configuration as yaml (default: the one beside the checkpoint)"
-    )
+    add_model_file_options(parser)
     args = parser.parse_args(argv)
     args.compare = not args.no_compare
     if any(mark in args.name for mark in "/\\"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..command_line import CONFIG_HELP, TOKENIZER_HELP
 from ..console import print_text, printable_text
 from ..counted_words import counted
 from ..errors import LoraError, TrainError
@@ -114,14 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     text = "start from the settings in a LoRA file's metadata; give the folders yourself"
     made.add_argument("--recipe_from", type=Path, metavar="FILE", help=text)
-    made.add_argument(
-        "--tokenizer",
-        type=Path,
-        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
-    )
-    made.add_argument(
-        "--model_config", type=Path, help="LDM configuration as yaml (default: the one beside the checkpoint)"
-    )
+    add_model_file_options(made)
     made.add_argument(
         "--compare", action="store_true", help="at the end build a sheet of every saved file at rising weights"
     )
@@ -138,6 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
     return run_recipe(recipe, args)
+
+
+def add_model_file_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for files that a base model needs beside it."""
+    parser.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
+    parser.add_argument("--model_config", type=Path, help=CONFIG_HELP)
 
 
 def run_recipe(recipe: Recipe, args: argparse.Namespace, model: StandaloneTrainableModel | None = None) -> int:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..argument_errors import whole_number
-from ..command_line import CommandParser
+from ..command_line import TOKENIZER_HELP, CommandParser
 from ..console import print_text
 from ..data_folder import user_data_folder
 from ..errors import LoraError
@@ -126,11 +126,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--inbrowser", action="store_true", help="open the page in the browser")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first that is available)")
     parser.add_argument("--precision", default="fp32", choices=MODEL_PRECISIONS, help="dtype of the model")
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        help="folder with CLIP's vocab.json and merges.txt (default: beside the model, or in the hub cache)",
-    )
+    parser.add_argument("--tokenizer", type=Path, help=TOKENIZER_HELP)
     return parser
 
 

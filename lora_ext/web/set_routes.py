@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Query
-from PIL import Image
 from pydantic import Field
 
 from ..errors import FileError
@@ -16,7 +14,7 @@ from .app_state import AppState
 from .lora_sets import LoraSet, LoraSetStore, export_set, import_sets, missing_names, tags_of_infotext, tags_of_text
 from .prompt_insertion import InsertedPrompt, insert_words
 from .routing import RequestBody
-from .thumbnails import decode_upload
+from .thumbnails import decode_upload, reading_picture
 from .weights_routes import insert_tag
 
 _LARGEST_PICTURE = 40_000_000
@@ -96,14 +94,9 @@ def infotext_of_picture(data: bytes) -> str:
     Raises:
         FileError: It is no such picture, or has none.
     """
-    if not data:
-        raise FileError("the file is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+    with reading_picture(data) as image:
         text = image.info.get(PARAMETERS_KEY)
         comment = None if text else image.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
-    except Exception as error:  # decoders have many words for a damaged file
-        raise FileError("the file is not a PNG, JPEG or WebP picture") from error
     if isinstance(comment, bytes):  # eight bytes name the encoding
         encoding = "utf-16-be" if comment.startswith(b"UNICODE") else "utf-8"
         text = comment[8:].decode(encoding, "replace")

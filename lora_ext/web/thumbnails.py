@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,20 +118,29 @@ def decode_upload(data: str) -> bytes:
         raise FileError("data is not base64 text") from None
 
 
-def _opened(data: bytes) -> Image.Image:
-    """The picture. Its size is looked at before it is unfolded."""
+@contextlib.contextmanager
+def reading_picture(data: bytes) -> Iterator[Image.Image]:
+    """Opens a received picture; raises FileError where it is none, also where that shows only while it is read."""
     if not data:
         raise FileError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-        if image.width * image.height <= _LARGEST:
-            image.load()
-            return image
+        yield Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+    except FileError:
+        raise
     except Exception as error:  # decoders have many words for a damaged file
         raise FileError("the file is not a PNG, JPEG or WebP picture") from error
-    raise FileError(
-        f"a picture of {image.width}×{image.height} is too large; give at most {_LARGEST // 10**6} million pixels"
-    )
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture. Its size is looked at before it is unfolded."""
+    with reading_picture(data) as image:
+        if image.width * image.height > _LARGEST:
+            raise FileError(
+                f"a picture of {image.width}×{image.height} is too large; "
+                f"give at most {_LARGEST // 10**6} million pixels"
+            )
+        image.load()
+    return image
 
 
 def recent_images(app_state: AppState, limit: int) -> list[OutputImage]:

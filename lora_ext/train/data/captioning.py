@@ -10,11 +10,10 @@ from PIL import Image
 
 from ...counted_words import counted
 from ...errors import FileError, LoraError, TrainError
-from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress
 from .captions import checked_caption_suffix, load_caption
-from .image_files import UnreadableImage, is_image_file, rejecting_truncated_images
+from .image_files import UnreadableImage, find_images, is_image_file, rejecting_truncated_images
 from .picture_edit import load_cropped_image
 from .subset import check_folder
 
@@ -85,13 +84,8 @@ def caption_folder(
     extension = checked_caption_suffix(extension)
     if is_image_file(Path(f"x{extension}")):
         raise TrainError(f"captions cannot end in {extension!r}, which is a picture's suffix; give .txt")
-    named = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path))
-    found, links = [path for path in named if path.is_file()], list(filter(is_broken_link, named))
-    if not found:
-        deep = "" if recursive else "; --recursive looks into the folders inside"
-        ending = deep + broken_links_ending(links)
-        raise TrainError(f"{folder} has no pictures{ending}")
-    done = CaptioningReport(skipped=[broken_links_note(links)] if links else [])
+    found, skipped = find_images(folder, recursive)
+    done = CaptioningReport(skipped=skipped)
     wanted = []
     for path in found:
         try:

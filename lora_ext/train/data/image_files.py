@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
 from ...errors import TrainError
+from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link
 from ...file.unreadable_files import EMPTY_FILE_REASON, why_unreadable
 from ...protocols import VAE_SCALE_FACTOR
 from .buckets import BucketFit, PixelSize, covering_size
@@ -92,6 +93,28 @@ def rejecting_truncated_images() -> Iterator[None]:
         yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def find_images(folder: Path, recursive: bool) -> tuple[list[Path], list[str]]:
+    """Lists the images of a folder in order.
+
+    Args:
+        folder: The folder.
+        recursive: Whether the folders inside are searched too.
+
+    Returns:
+        (the images, a sentence on links to images that do not exist).
+
+    Raises:
+        TrainError: There is no image.
+    """
+    named = sorted(path for path in folder.glob("**/*" if recursive else "*") if is_image_file(path))
+    found, links = [path for path in named if path.is_file()], list(filter(is_broken_link, named))
+    if not found:
+        deep = "" if recursive else "; --recursive looks into the folders inside"
+        ending = deep + broken_links_ending(links)
+        raise TrainError(f"{folder} has no pictures{ending}")
+    return found, [broken_links_note(links)] if links else []
 
 
 def is_image_file(path: Path) -> bool:

@@ -15,12 +15,11 @@ from ...command_line import CommandParser
 from ...console import print_text
 from ...counted_words import counted
 from ...errors import FileError, TrainError
-from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link
 from ...file.saving import check_not_linked, replacing_file
 from ...progress import Track, no_progress, progress_bar
 from .buckets import PixelSize
 from .captions import CAPTION_EXTENSIONS, caption_files
-from .image_files import UnreadableImage, is_image_file, rejecting_truncated_images, resize_image
+from .image_files import UnreadableImage, find_images, is_image_file, rejecting_truncated_images, resize_image
 from .picture_edit import load_cropped_image, load_picture_edit
 from .subset import check_folder
 
@@ -148,13 +147,7 @@ def resize_folder(
         raise TrainError(f"{target} cannot be created: {error.strerror or error}") from None
     if target.samefile(source):
         raise TrainError(f"the results would be written among the originals; give another folder than {target}")
-    named = sorted(path for path in source.glob("**/*" if recursive else "*") if is_image_file(path))
-    found, links = [path for path in named if path.is_file()], list(filter(is_broken_link, named))
-    if not found:
-        deep = "" if recursive else "; --recursive looks into the folders inside"
-        ending = deep + broken_links_ending(links)
-        raise TrainError(f"{source} has no pictures{ending}")
-    done.skipped += [broken_links_note(links)] if links else []
+    found, done.skipped = find_images(source, recursive)
     names = _Names(source, target, ".png" if save_as_png else ".jpg")
     with rejecting_truncated_images():
         for path in track(found, "images"):
