@@ -290,7 +290,7 @@ def test_near_duplicates_are_warned_of(library: LoraLibrary, images: Path, tmp_p
                 return image.convert("RGB")
 
     made = build_sheet(sheet(library), Copier(), CellStore(tmp_path), scorer=Scorer(find_training_images(images)))
-    assert made.warning.startswith("Overfitting: 12 of 84") and "epoch 1, weight 1.4" in made.warning
+    assert made.warning.startswith("Overfitting: 12 of 84") and "epoch 1 × weight 1.4" in made.warning
     assert load_manifest(tmp_path)["warning"] == made.warning
     assert made.suggestion and all(made.plan.cells[place].y != 6 for place in made.suggestion.cells)
 
