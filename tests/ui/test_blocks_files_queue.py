@@ -121,3 +121,16 @@ def test_a_second_training_does_not_hide_the_first(page: Any, server: Server) ->
     view.get_by_role("button", name="Stop", exact=True).click()
     view.locator(".lx-job-words b", has_text="cancelled").wait_for(timeout=LONG)
     server.idle()  # the other one, which has begun
+
+
+def test_nothing_is_asked_once_a_web_ui_has_emptied_its_page(page: Any) -> None:
+    """While it starts again ("Reloading..."), when a request can end it."""
+    go(page, "start")
+    asked: list[str] = []
+    with page.expect_request("**/jobs", timeout=LONG):
+        pass  # it does ask again and again
+    page.evaluate("document.body.replaceChildren('Reloading...')")
+    page.wait_for_timeout(500)
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(7000)
+    assert not asked

@@ -179,6 +179,16 @@ class WebUI:
                 time.sleep(0.5)
         raise AssertionError(f"the web UI does not answer:\n{self.log()[-4000:]}")
 
+    def reload(self) -> None:
+        """Reload UI, until it answers again; `wait` says why nothing is asked before."""
+        starts, end = self.log().count("Startup time") if self.process else 0, time.time() + 300
+        self.call("/probe/reload-ui", {})
+        time.sleep(0 if self.process else 8)
+        while self.process and self.log().count("Startup time") == starts:
+            assert time.time() < end, self.log()[-2000:]
+            time.sleep(0.2)
+        self.wait()
+
     def log(self) -> str:
         """What it wrote to its console."""
         return (self.data / "log.txt").read_text(errors="replace") if self.data else ""

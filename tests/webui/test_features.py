@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 
 import pytest
 import torch
@@ -134,9 +133,7 @@ def test_an_interrupted_or_failing_picture_leaves_nothing(webui: WebUI) -> None:
 def test_reload_ui(own: WebUI) -> None:
     before = own.call("/probe/registry")
     made = own.make("<lora:lierla:0.8>")
-    own.call("/probe/reload-ui", {})
-    time.sleep(8)
-    own.wait()
+    own.reload()
     after = own.call("/probe/registry")
     assert after == before
     assert apart(own.make("<lora:lierla:0.8>"), made) == 0

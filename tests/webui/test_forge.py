@@ -368,9 +368,7 @@ def test_switching_and_reload_ui_throw_nothing(forge: WebUI) -> None:
     assert apart(built_in(forge, TAG), plain) <= 1
     assert apart(built_in(forge, ""), clean) == 0
     assert apart(forge.make(TAG, **SMALL), plain) == 0
-    forge.call("/probe/reload-ui", {})
-    time.sleep(8)
-    forge.wait()
+    forge.reload()
     assert apart(forge.make(TAG, **SMALL), plain) == 0
     assert apart(forge.make("", **SMALL), clean) == 0
     drawn_plot(forge, "LoRA stop step", "1,3")

@@ -129,9 +129,7 @@ def wait_for(webui: WebUI, kind: str) -> None:
 
 def test_one_tab_after_reload_ui(webui: WebUI, browser: Any) -> None:
     before = webui.call("/probe/registry")
-    webui.call("/probe/reload-ui", {})
-    time.sleep(2)
-    webui.wait()
+    webui.reload()
     assert webui.call("/probe/registry") == before
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()

@@ -152,7 +152,7 @@ def test_reload_ui_lets_runs_go_on(trained_on: WebUI) -> None:
     ]
     while not webui.call(f"{API}/jobs/{jobs[0]['id']}")["live"].get("rows"):
         time.sleep(0.2)
-    reload_ui(webui)
+    webui.reload()
     now = webui.call(f"{API}/jobs/{jobs[0]['id']}")
     assert now["state"] == "running" and not now["stopping"]
     while webui.call(f"{API}/jobs/{jobs[0]['id']}")["done"] < now["done"] + 5:
@@ -165,19 +165,8 @@ def test_reload_ui_lets_runs_go_on(trained_on: WebUI) -> None:
     none = webui.make("")
     assert webui.weights() == weights
     assert (webui.make(f"<lora:{first['files'][0]}:1>").pixels != none.pixels).any()
-    reload_ui(webui)
+    webui.reload()
     assert webui.call("/probe/registry") == registry
-
-
-def reload_ui(webui: WebUI) -> None:
-    """Reload UI, until it answers again."""
-    starts = webui.log().count("Startup time")
-    webui.call("/probe/reload-ui", {})
-    end = time.time() + 300
-    while webui.log().count("Startup time") == starts:
-        assert time.time() < end, webui.log()[-2000:]
-        time.sleep(0.2)
-    webui.wait()
 
 
 def test_a_sheet_over_reload_ui_is_the_same(trained_on: WebUI) -> None:
@@ -188,7 +177,7 @@ def test_a_sheet_over_reload_ui_is_the_same(trained_on: WebUI) -> None:
     job = webui.call(f"{API}/compare", wish)
     while not webui.call(f"{API}/jobs/{job['id']}")["live"].get("newest"):
         time.sleep(0.05)
-    reload_ui(webui)
+    webui.reload()
     found = ended(webui, job)
     assert found["state"] == "done", found["error"]
     assert webui.data is not None

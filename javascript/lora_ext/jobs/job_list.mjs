@@ -161,7 +161,12 @@ class JobList {
         } catch {
             /* an error is shown where something was asked for */
         }
-        this.timer = window.setTimeout(() => this.refresh(), document.hidden ? 10000 : busy ? 900 : 6000);
+        this.timer = window.setTimeout(() => this.refreshShown(), document.hidden ? 10000 : busy ? 900 : 6000);
+    }
+
+    /** A web UI that starts again empties the page, and ends in an error where something is asked of it too early. */
+    refreshShown() {
+        if (this.face.isConnected) this.refresh();
     }
 }
 
