@@ -99,7 +99,13 @@ class FitReport:
         lacks = Counter(layer_id.part for layer_id in self.unmatched)
         parts = [f"{count} not in this model's {part}" for part, count in sorted(lacks.items())]
         if self.wrong_shape:
-            parts.append(f"{len(self.wrong_shape)} of another size, such as {self.wrong_shape[0]}")
+            parts.append(
+                counted(
+                    len(self.wrong_shape),
+                    f"of another size: {self.wrong_shape[0]}",
+                    f"of another size, such as {self.wrong_shape[0]}",
+                )
+            )
         if self.damaged:
             parts.append(f"{self.damaged} damaged and skipped: {self.first_damage_reason}")
         if self.unrecognized:
@@ -107,6 +113,11 @@ class FitReport:
         if self.absent_blocks:
             parts.append(f"no block {', '.join(self.absent_blocks)} in this model")
         if self.blocks_without_weight:
-            parts.append(f"blocks {', '.join(self.blocks_without_weight)} not in the given block weights, taken as 0")
+            names = ", ".join(self.blocks_without_weight)
+            parts.append(
+                f"blocks {names} not in the given block weights, taken as 0"
+                if len(self.blocks_without_weight) > 1
+                else f"block {names} not in the given block weights, taken as 0"
+            )
         live = [f"live: {self.live_reason}"] if self.live_reason and self.live_reason not in self.notes else []
         return "; ".join(filter(None, [text, *parts, self.assumed, *self.notes, *live]))

@@ -47,4 +47,6 @@ def _format_weights(name: str, weights: Sequence[float]) -> str:
     top = len(_BARS) - 1
     bars = "".join(_BARS[int((weight - low) / (high - low or 1) * top + 0.5)] for weight in shown)
     numbers = ", ".join(f"{weight:.3g}" for weight in shown)
+    if len(weights) == 1:
+        return f"{name}: weight at the only U-Net call {bars} {numbers}"
     return f"{name}: weight at each of {len(weights)} U-Net calls {bars} {numbers}"

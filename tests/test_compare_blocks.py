@@ -127,7 +127,7 @@ def test_pictures_find_the_only_block(model: StandaloneModel, size: int, tmp_pat
 def test_ways_and_layouts_are_named(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match="did you mean 'lowered'"):
         block_analysis.block_image_specs(ImageSpec(prompt="<lora:a:1>", lora="a"), parse_layout(17), "lower")
-    with pytest.raises(BlockError, match="no layout has 18"):
+    with pytest.raises(BlockError, match="no layout has the size 18"):
         parse_layout(18)
     with pytest.raises(LoraError, match="which LoRA"):
         analyse_by_images(ImageSpec(prompt="a"), parse_layout(17), "lowered", None, CellStore(tmp_path))  # type: ignore[arg-type]

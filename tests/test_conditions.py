@@ -100,7 +100,7 @@ def test_calls_take_their_rows_in_order(model: Tiny) -> None:
         networks.begin_rows(images_in_turn([2, 2]))
         again = unet(model, x, text)
         unet(model, x[:5], text[:5])
-        with pytest.raises(FitError, match="2 rows where 1"):
+        with pytest.raises(FitError, match="2 rows where a step has 1 left"):
             unet(model, x[:2], text[:2])
     for other in (parts, *tiled.chunk(2), again):
         torch.testing.assert_close(other, whole, atol=1e-4, rtol=1e-3)

@@ -112,7 +112,7 @@ def text_pieces(node: ast.AST, *, one: bool = False) -> list[str | None] | None:
         return found
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "counted":
         said = node.args[1 if one else -1]
-        what = text_pieces(said) or [str(getattr(said, "value", None))]
+        what = text_pieces(said, one=one) or [str(getattr(said, "value", None))]
         return [None, " ", *what, *(["s"] if len(node.args) == 2 and not one else [])]
     return None
 

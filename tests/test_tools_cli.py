@@ -372,7 +372,7 @@ def test_report_totals() -> None:
     assert report.matched == 1 and report.worst is report.layers[0]
     assert report.kept == pytest.approx(((0.6 * 3) ** 2 + 16) ** 0.5 / 5)
     assert report.layers[0].loss == pytest.approx(0.8)
-    assert "1 only in f, such as b" in report.text() and "keeps 60.00% (error 80.00%)" in report.text()
+    assert "1 only in f: b" in report.text() and "keeps 60.00% (error 80.00%)" in report.text()
     report = ToolReport("x", [LayerReport(str(i), 4, 8) for i in range(5)])
     assert "0 and 4 more" in report.text() and "0 and 4 more" not in report.text(verbose=True)
     report = ToolReport("x", [LayerReport("nothing", 8, 1, 0.6, 1e-7), LayerReport("a", 4, 2, 0.9, 3.0)])

@@ -242,7 +242,7 @@ def test_a_folder_against_a_file(tmp_path: Path) -> None:
     unet.save_pretrained(tmp_path / "model" / "unet")
     text.save_pretrained(tmp_path / "model" / "text_encoder")
     (tmp_path / "model" / "model_index.json").write_text("{}")
-    with pytest.raises(LoraError, match="are equal in all"):
+    with pytest.raises(LoraError, match="are equal"):
         extract_lora(path, tmp_path / "model", conv_dim=4)
     ckpt = tmp_path / "tuned.ckpt"
     file = full_file(path, only="unet.MID.attention")
@@ -300,7 +300,7 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("version https://git-lfs")
     for arguments, match in (
         ((org, tmp_path / "none.safetensors"), "there is no checkpoint"),
-        ((org, org), "are equal in all"),
+        ((org, org), "are equal"),
         ((org, other), "is a model with .*, .* is a model with"),
         ((org, golden("c3_r8_fp16")), "holds no U-Net"),
         ((org, tmp_path / "nan.safetensors"), r"nan.safetensors contains NaN or infinity in unet.IN01.*to_q"),

@@ -185,7 +185,7 @@ def parse_layout(size: int | str) -> BlockLayout:
     try:
         return BLOCK_LAYOUTS[int(size)]
     except (KeyError, ValueError):
-        raise BlockError(f"no layout has {size} positions{did_you_mean(str(size), map(str, BLOCK_LAYOUTS))}") from None
+        raise BlockError(f"no layout has the size {size}{did_you_mean(str(size), map(str, BLOCK_LAYOUTS))}") from None
 
 
 def check_analysis_method(method: str) -> str:

@@ -189,7 +189,9 @@ def _entries(root: Mapping[str, Any]) -> dict[str, TensorEntry]:
         start, end = offsets
         if end - start != math.prod(shape) * DTYPE_SIZES[dtype]:
             span = math.prod(shape) * DTYPE_SIZES[dtype]
-            raise ValueError(f"{name!r}: {dtype} {shape} takes {span} bytes, its data_offsets span {end - start}")
+            raise ValueError(
+                f"{name!r}: {dtype} {shape} takes {counted(span, 'byte')}, its data_offsets span {end - start:,}"
+            )
         found[name] = TensorEntry(dtype, tuple(shape), start, end)
     return found
 
@@ -227,7 +229,9 @@ def _check_layout(entries: Mapping[str, TensorEntry], size: int) -> None:
                 )
             )
         if entry.end > size:
-            raise ValueError(f"{name!r} ends at byte {entry.end} of {size} bytes of data (cut off while downloading?)")
+            raise ValueError(
+                f"{name!r} ends at byte {entry.end:,} of {counted(size, 'byte')} of data (cut off while downloading?)"
+            )
         end, last = entry.end, name
     if end != size:
         raise ValueError(f"the last {counted(size - end, 'byte belongs', 'bytes belong')} to no tensor")

@@ -14,6 +14,7 @@ from .. import __version__
 from ..adapter_spec import AdapterSpec, Presets
 from ..applied_networks import AppliedNetworks
 from ..compare.per_image_weights import networks_for_rows
+from ..counted_words import counted
 from ..errors import FileError, LoraError, PromptError
 from ..file.lora_library import LoraLibrary
 from ..file.unreadable_files import why_unreadable
@@ -313,7 +314,7 @@ def with_size_and_seed(settings: Settings, model: StandaloneModel, init_image: I
     )
     layers = min(encoder.module.config.num_hidden_layers for encoder in model.text_encoders)
     if settings.clip_skip > layers:
-        raise LoraError(f"clip_skip={settings.clip_skip}, but the text encoder has {layers} layers")
+        raise LoraError(f"clip_skip={settings.clip_skip}, but the text encoder has {counted(layers, 'layer')}")
     seed = settings.seed if settings.seed >= 0 else random.randrange(4294967294)
     return replace(settings, seed=seed, width=settings.width or width, height=settings.height or height).checked()
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..counted_words import counted
 from ..errors import FileError
 
 TAGGER_MODEL, TAGGER_TABLE = "model.onnx", "selected_tags.csv"
@@ -72,7 +73,9 @@ class OnnxTagger:
         (found,) = self._session.run(None, {self._input: tagger_pixels(image, self._side)})[:1]
         probabilities = np.asarray(found, np.float32).reshape(-1)
         if len(probabilities) != len(self._tags):
-            raise FileError(f"{TAGGER_TABLE} has {len(self._tags)} tags, and the network gives {len(probabilities)}")
+            raise FileError(
+                f"{TAGGER_TABLE} has {counted(len(self._tags), 'tag')}, and the network gives {len(probabilities)}"
+            )
         least = {_GENERAL: self._thresholds.general, _CHARACTER: self._thresholds.character}
         rows = [
             (category != _CHARACTER, -float(probability), name)

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
+from ..counted_words import counted
 from ..errors import FitError
 
 _ROWS: ContextVar[tuple[tuple[int, ...], int] | None] = ContextVar("rows of the batch", default=None)
@@ -48,7 +49,7 @@ def sets_of_rows(count: int, size: int) -> tuple[int, ...]:
     if total % count:
         raise FitError(f"a batch of {total} is no multiple of {count} sets of LoRA weights")
     if len(rows) != size:
-        raise FitError(f"a batch of {size} has LoRA weights of {len(rows)} rows")
+        raise FitError(f"a batch of {size} has LoRA weights of {counted(len(rows), 'row')}")
     return tuple(row % count for row in rows)
 
 

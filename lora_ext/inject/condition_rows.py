@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..conditions import Condition
+from ..counted_words import counted
 from ..errors import FitError
 from .averaged_predictions import AveragedPredictions
 from .separate_predictions import batch_size, map_prediction, repeat_rows, sum_weighted
@@ -107,8 +108,8 @@ class ConditionRows:
             return rows * (count // len(rows))
         if self._next > len(rows):
             raise FitError(
-                f"the U-Net gets {count} rows where {len(rows) - first} of a step are left: another extension changes "
-                "the batch, so that LoRAs of single AND parts cannot be applied; write part=all into the tags"
+                f"the U-Net gets {counted(count, 'row')} where a step has {len(rows) - first} left: another extension "
+                "changes the batch, so that LoRAs of single AND parts cannot be applied; write part=all into the tags"
             )
         found = rows[first : self._next]
         self._next %= len(rows)
@@ -125,8 +126,8 @@ class ConditionRows:
         """
         if len(self._numbers) != batch:
             raise FitError(
-                f"a layer gets {batch} rows where the U-Net was called with {len(self._numbers)}: another extension "
-                "changes the batch"
+                f"a layer gets {counted(batch, 'row')} where the U-Net was called with {len(self._numbers)}: another "
+                "extension changes the batch"
             )
         return self._numbers
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..counted_words import counted
 from ..errors import FitError
 from ..regions import Region, combine_masks
 
@@ -67,7 +68,9 @@ class LatentGrid:
             if height * width == tokens:
                 return height, width
             height, width = (height + 1) // 2, (width + 1) // 2
-        raise FitError(f"a layer with {tokens} tokens has no resolution of a {self.size[0]}x{self.size[1]} latent")
+        raise FitError(
+            f"a layer with {counted(tokens, 'token')} has no resolution of a {self.size[0]}x{self.size[1]} latent"
+        )
 
 
 class RegionPlace:

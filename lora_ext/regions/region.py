@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..counted_words import counted
 from ..errors import PromptError
 
 PLACE_WORDS = ("left", "right", "top", "bottom", "center", "col", "row")
@@ -139,7 +140,7 @@ def _parse_words(text: str) -> dict[str, tuple[float, float]] | None:
             place, count = int(match["place"]), int(match["of"])
             if not 1 <= place <= count:
                 raise PromptError(
-                    f"at={text}: {match[0]} is none of {count} parts; they count from 1, as in {word} 1/2"
+                    f"at={text}: {match[0]} is none of {counted(count, 'part')}; they count from 1, as in {word} 1/2"
                 )
             new = ((place - 1) / count, place / count)
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from ..blocks import BLOCK_LABELS
-from ..counted_words import counted
+from ..counted_words import counted, fill_counts
 from ..errors import FitError, ToolError
 from ..file.lora_file import LoraFile
 from ..layer_names import LayerId
@@ -253,10 +253,13 @@ def _notes(
     for file, name, missed, is_dense in zip(files, names, unmeasured, dense, strict=True):
         kinds = ", ".join(file.kinds)
         if missed:
-            notes.append(
-                f"{name}: {missed} of {len(file.adapters)} layers are not measured, since their change depends on the "
-                f"base model's weights ({kinds})"
+            text = (
+                "{0}: {1} of {2} layers is not measured, since its change depends on the base model's weights ({3})"
+                if missed == 1
+                else "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights "
+                "({3})"
             )
+            notes.append(fill_counts(text, name, missed, len(file.adapters), kinds))
         if is_dense:
             notes.append(
                 f"{name}: {kinds} has no low-rank form; its {DENSE_DIRECTIONS} strongest directions are compared"

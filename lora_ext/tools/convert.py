@@ -15,6 +15,7 @@ import torch
 
 from ..adapters import Adapter, Lora
 from ..command_line import CommandParser, check_output_path, parse_device, parse_precision, widest_dtype
+from ..counted_words import counted
 from ..errors import ToolError, did_you_mean
 from ..file.key_formats import KEY_FORMATS, format_keys, unsupported_layers
 from ..file.loading import assemble_lora_file, load_lora_file
@@ -184,7 +185,9 @@ def _for_program(file: LoraFile, to: str, report: ToolReport) -> LoraFile:
 def _unsupported_text(file: LoraFile, unsupported: Mapping[LayerId, str], to: str) -> str:
     """What cannot be held, how many layers that are, and what helps."""
     kinds = Counter(unsupported.values())
-    what = ", ".join(f"{kind} ({count} of {len(file.adapters)} layers)" for kind, count in sorted(kinds.items()))
+    what = ", ".join(
+        f"{kind} ({count} of {counted(len(file.adapters), 'layer')})" for kind, count in sorted(kinds.items())
+    )
     if to == "diffusers":
         reason = f"diffusers' key format holds LoRA layers only, not {what}"
     else:

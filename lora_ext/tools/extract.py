@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..command_line import CommandParser, check_output_path, parse_device, parse_precision, rank_rules, widest_dtype
+from ..counted_words import counted
 from ..errors import ToolError
 from ..file.base_model import MODELSPEC_ARCHITECTURES, SD1, SD2, SDXL
 from ..file.lora_file import LoraFile
@@ -90,7 +91,9 @@ def extract_lora(
         alpha = None if dynamic_method is None else float(dim)  # one for all ranks, as diffusers needs
         adapters[layer_id] = make_lora_adapter(low, alpha, wanted, layer_id, report)
     if not adapters:
-        raise ToolError(f"{tuned} and {org} are equal in all {len(layer_ids)} layers; there is nothing to extract")
+        raise ToolError(
+            f"{tuned} and {org} are equal ({counted(len(layer_ids), 'layer')} compared); there is nothing to extract"
+        )
     note_misread_alphas(adapters, report)
     file = LoraFile(adapters)
     metadata = _metadata(base, other, dim, conv_dim, dynamic_method, dynamic_param)

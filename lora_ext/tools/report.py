@@ -371,7 +371,7 @@ def _percent(share: float) -> str:
 
 def _such_as(names: Iterable[str]) -> str:
     names = list(names)
-    return f", such as {names[0]}" if names else ""
+    return (f": {names[0]}" if len(names) == 1 else f", such as {names[0]}") if names else ""
 
 
 def print_report(report: ToolReport, *, as_json: bool = False, verbose: bool = False) -> None:

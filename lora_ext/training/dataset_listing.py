@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ..counted_words import counted
 from ..train.config.recipe import Recipe
 from ..train.data.training_data import load_training_data
 from ..train.run.preflight import run_preflight
@@ -26,7 +27,7 @@ def dataset_lines(recipe: Recipe, notify: Callable[[str], None]) -> Iterator[str
     for image in data.images:
         subset = data.subsets[image.subset]
         (width, height), (bucket_width, bucket_height) = image.size, image.bucket_fit.bucket
-        more = [f"{subset.repeats} times"] + ["regularisation"] * subset.regularisation
+        more = [counted(subset.repeats, "time")] + ["regularisation"] * subset.regularisation
         more += [f"mask {image.mask}"] * (image.mask is not None)
         yield f"{image.path}: {width}x{height} in {bucket_width}x{bucket_height}, {', '.join(more)}: {image.caption!r}"
     yield run_preflight(data).text()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..counted_words import counted
 from ..errors import FileError
 from ..file.saving import check_not_linked
 from ..train.data.captions import CAPTION_EXTENSIONS
@@ -107,7 +108,7 @@ def save_upload_piece(app_state: AppState, upload: str, name: str, offset: int, 
     check_free_space(folder, len(piece))
     there = path.stat().st_size if path.exists() else 0
     if offset > there:
-        raise FileError(f"a piece at {offset} does not follow the {there} bytes that are there")
+        raise FileError(f"a piece at {offset:,} does not follow what is there ({counted(there, 'byte')})")
     try:
         with path.open("r+b" if there else "wb") as file:
             file.truncate(offset)

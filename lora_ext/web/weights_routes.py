@@ -288,7 +288,12 @@ def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
         ]
         notes = [no_effect_reason(spec, spec.file.adapters)]
         if missing:
-            notes.append(f"blocks {', '.join(missing)} of this file are not among these weights and count as 0")
+            names = ", ".join(missing)
+            notes.append(
+                f"blocks {names} of this file are not among these weights and count as 0"
+                if len(missing) > 1
+                else f"block {names} of this file is not among these weights and counts as 0"
+            )
         return [note for note in notes if note]
     return []
 

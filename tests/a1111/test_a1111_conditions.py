@@ -196,7 +196,7 @@ def test_layers_that_others_call_row_by_row(webui: StandIn) -> None:
             del layer.forward
     assert apart(after_each_step, made) == 0
     assert apart(made, everywhere) <= 1 < apart(made, alone) and not everywhere.comments
-    assert "a layer gets 1 rows where the U-Net was called with 2" in made.comments
+    assert "a layer gets 1 row where the U-Net was called with 2" in made.comments
     assert "act on all rows" in made.comments
     again = webui.make(f"a cat {tag[:-1]}:neg=0>", **request)
     assert apart(again, alone) == 0 and not again.comments

@@ -185,7 +185,7 @@ export const FILE_SENTENCES = [
     "{0} cannot be read: {1}",
     "{0} cannot be written: {1}",
     "these files have no layer in common, nothing was merged: {0}",
-    "{0} and {1} are equal in all {2} layers; there is nothing to extract",
+    "{0} and {1} are equal ({2} layers compared); there is nothing to extract",
     "no layer of {0} has a rank to change ({1})",
     "every layer of {0} has weight 0; nothing would be left",
     "{0} has no LoRA layer to split ({1})",

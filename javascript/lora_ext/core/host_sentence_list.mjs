@@ -96,7 +96,7 @@ export const HOST_SENTENCES = [
     "the settings are too long; give at most {0} characters",
     "{0} is for the command line; the form has kohya's names of settings",
     "the table of {0} cannot be read: {1}",
-    "a piece at {0} does not follow the {1} bytes that are there",
+    "a piece at {0} does not follow what is there ({1} bytes)",
     "{0} is no upload; give 32 hexadecimal digits",
     "a file that ends in {0} is no picture, caption (.txt) or zip",
     "a name is needed",

@@ -79,11 +79,15 @@ export const SINGULAR = {
         "{0}: {1} layer has another size than the checkpoint's and is left out: {2}",
     "Overfitting: {0} of {1} pictures are nearly copies of training pictures: {2}.":
         "Overfitting: {0} of {1} pictures is nearly a copy of a training picture: {2}.",
+    "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights ({3})":
+        "{0}: {1} of {2} layers is not measured, since its change depends on the base model's weights ({3})",
+    "{0}: weight at each of {1} U-Net calls {2} {3}": "{0}: weight at the only U-Net call {2} {3}",
+    "{0} of another size, such as {1}": "{0} of another size: {1}",
 };
 
 const THINGS = [
-    ..."batch caption column epoch file group key layer number pair picture prompt".split(" "),
-    ..."region repeat sample step tag tensor token value weight".split(" "),
+    ..."batch byte caption column epoch file group key layer number pair part picture".split(" "),
+    ..."prompt region repeat row sample step tag tensor token value weight".split(" "),
 ];
 /** What longer texts count. Where a verb follows, which has a form of its own, the text stands above. */
 export const COUNTED = new RegExp(`(\\{(\\d)\\} (?:${THINGS.join("|")}))e?s\\b(?! (?:are|have|need|were)\\b)`, "g");

@@ -39,7 +39,7 @@ export const TRAINING_SENTENCES = [
     "uce_start is where a new LoRA starts; leave network_weights and init_lora_weights out, or uce_start",
     "{0} is in original_prompt and in keep_prompts; leave it out of one of them",
     "network_train_unet_only and network_train_text_encoder_only exclude each other; leave one out",
-    "base_weights_multiplier has more values than the {0} base_weights; give one each",
+    "base_weights_multiplier has {0} values and base_weights {1}; give one each",
     "dim_from_weights uses the ranks of network_weights; give that file",
     "LierLa does not train 3x3 layers: leave conv_dim out, or set network_module c3lier",
     "freeze_down is for plain LoRA, without dora_wd, use_tucker and DyLoRA; leave it out",

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...adapter_spec import AdapterSpec
 from ...conditions import NEGATIVE, NOWHERE, Condition, ConditionScope, and_conditions
+from ...counted_words import counted
 from ...errors import FitError
 from ...inject.condition_rows import BatchRow
 from ...lora_tags import LORA_TAG_PATTERN, LoraTag
@@ -132,8 +133,8 @@ class PassConditions:
         more = count - len(rows) - len(shared)
         if more not in (0, images):  # InstructPix2Pix has the negative prompt twice
             raise FitError(
-                f"the U-Net gets {count} rows where the prompts make {len(rows) + len(shared)}: another extension "
-                "changes the batch, so that LoRA files of single AND parts, or with neg=0, act on all of them"
+                f"the U-Net gets {counted(count, 'row')} where the prompts make {len(rows) + len(shared)}: another "
+                "extension changes the batch, so that LoRA files of single AND parts, or with neg=0, act on all of them"
             )
         return [*rows, *shared, *shared[:more]]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...adapter_spec import AdapterSpec
 from ...command_line import cast_tensor, check_disk_space
+from ...counted_words import counted
 from ...errors import FileError
 from ...file.base_model import SD2, SDXL
 from ...file.containers import load_tensors
@@ -307,7 +308,12 @@ def _add_notes(
     report.add_note(f"{count} tensors of {layout.family} under diffusers' names, predicting {prediction}")
     if rest:
         layer = "; SD2's last text-encoder layer is not used" if layout.family == SD2 else ""
-        report.add_note(f"{len(rest)} tensors of the file have no place in a folder, such as {rest[0]}{layer}")
+        what = counted(
+            len(rest),
+            f"tensor of the file has no place in a folder: {rest[0]}",
+            f"tensors of the file have no place in a folder, such as {rest[0]}",
+        )
+        report.add_note(f"{what}{layer}")
     if "alphas_cumprod" in names:
         own = plan.tensor_file.load_tensor(names["alphas_cumprod"]).float().cpu()
         usual = scaled_linear_alphas(*layout.betas)

@@ -48,8 +48,10 @@ def _network(r: Recipe) -> Iterator[str]:
     if r.network_train_unet_only and r.network_train_text_encoder_only:
         yield "network_train_unet_only and network_train_text_encoder_only exclude each other; leave one out"
     if len(r.base_weights_multiplier) > len(r.base_weights):
-        count = len(r.base_weights)
-        yield f"base_weights_multiplier has more values than the {count} base_weights; give one each"
+        yield (
+            f"base_weights_multiplier has {counted(len(r.base_weights_multiplier), 'value')} and base_weights "
+            f"{len(r.base_weights)}; give one each"
+        )
     if r.dim_from_weights and not r.network_weights:
         yield "dim_from_weights uses the ranks of network_weights; give that file"
     if r.network_module == "lierla" and (r.conv_dim is not None or r.conv_block_dims is not None):

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
 from torch import Tensor
 
+from ...counted_words import counted
 from ...errors import TrainError
 from ...file.broken_links import broken_links_ending, broken_links_note, is_broken_link
 from ...file.unreadable_files import EMPTY_FILE_REASON, why_unreadable
@@ -183,7 +184,9 @@ def _check_size(size: PixelSize, path: Path, file_size: int) -> None:
     if size[0] * size[1] > MAX_DECODED_PIXELS:
         raise UnreadableImage(f"{path} has {size[0]}x{size[1]} pixels, which is too large; make it smaller first")
     if size[0] * size[1] > max(_PIXELS_OF_ANY_FILE, _PIXELS_A_BYTE * file_size):
-        raise UnreadableImage(f"{path} claims {size[0]}x{size[1]} pixels in {file_size} bytes; make it smaller first")
+        raise UnreadableImage(
+            f"{path} claims {size[0]}x{size[1]} pixels in {counted(file_size, 'byte')}; make it smaller first"
+        )
 
 
 def damaged_image_reason(path: Path, size: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...counted_words import counted
 from ...errors import TrainError
 from ..config.optimizers import find_optimizer, optimizer_class_and_settings
 from ..config.recipe import Recipe, recipe_options
@@ -133,7 +134,7 @@ def _layer_of_parameter(name: str) -> str:
 
 
 def _counted(mine: int, theirs: int) -> str:
-    return f"the state has {theirs} tensors and the network {mine}"
+    return f"the state has {counted(theirs, 'tensor')} and the network {mine}"
 
 
 def _refused(saved: TrainingState, recipe: Recipe, why: str) -> str:

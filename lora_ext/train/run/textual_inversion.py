@@ -235,7 +235,10 @@ class TrainableEmbedding:
                 if stopped:
                     break
         if without:
-            notify(f"{without} of {done} batches had no caption with {self.token!r} and did not train it")
+            notify(
+                f"{without} of {counted(done, 'batch', 'batches')} had no caption with {self.token!r} and did not "
+                "train it"
+            )
         if without == done and not stopped:
             raise TrainError(f"no batch had a caption with {self.token!r}; lower caption_dropout_rate, or leave it out")
         if not all(bool(vector.isfinite().all()) for vector in self.vectors):
