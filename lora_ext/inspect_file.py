@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .adapters import adapters_with_rank
 from .blocks import BLOCK_LABELS
 from .command_line import CommandParser
 from .console import print_text, single_line
@@ -81,8 +82,8 @@ class InspectionReport:
         dialect: The key format.
         layers: How many layers it has.
         parts: Part of the model → how many layers.
-        ranks: Rank → how many layers.
-        alphas: Alpha, "rank" where it is not given → how many layers.
+        ranks: Rank → how many layers, without those whose change is 0: `resize` writes these at rank 1.
+        alphas: Alpha, "rank" where it is not given → how many of these layers.
         dtypes: Data type → how many layers.
         blocks: Each block of the file, in the U-Net's order.
         metadata: Its metadata.
@@ -139,7 +140,7 @@ def inspect_lora_file(path: str | Path) -> InspectionReport:
     file = load_lora_file(path)
     path = file.path or path
     digest, stored = hashes.model_hash(path), hashes.stored_hash(file.metadata)
-    with_rank = [adapter for adapter in file.adapters.values() if adapter.rank]
+    with_rank = adapters_with_rank(file.adapters.values())
     return InspectionReport(
         path=str(path),
         bytes=Path(path).stat().st_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -55,6 +55,20 @@ def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter | None:
     return next((kind(dict(tensors)) for kind in ADAPTERS if kind.accepts(suffixes)), None)
 
 
+def adapters_with_rank(adapters: Iterable[Adapter]) -> list[Adapter]:
+    """The layers that tell the rank of a file.
+
+    Args:
+        adapters: the layers of a file.
+
+    Returns:
+        Those that have a rank, without those whose change is 0, which `resize` and kohya's script write at rank 1; with
+        these where the change of every layer is 0.
+    """
+    found = [adapter for adapter in adapters if adapter.rank]
+    return [adapter for adapter in found if not adapter.changes_nothing()] or found
+
+
 __all__ = [
     "ADAPTERS",
     "ADAPTER_SUFFIXES",
@@ -70,5 +84,6 @@ __all__ = [
     "Oft",
     "OftV2",
     "adapter_from_tensors",
+    "adapters_with_rank",
     "dora_delta",
 ]

@@ -84,6 +84,15 @@ class Adapter:
         """Returns ΔW at weight 1 as U·diag(g)·D, or None for a kind or file without that form."""
         return None
 
+    def changes_nothing(self) -> bool:
+        """Whether ΔW is 0, by its factors: False without that form, with a bias, and for tensors without numbers."""
+        if any(tensor.is_meta for tensor in self.tensors.values()) or self.bias_delta() is not None:
+            return False
+        low = self.low_rank()
+        if low is None:
+            return False
+        return not all(bool(factor.float().any()) for factor in (low.gain, low.up, low.down))
+
     def truncated(self, rank: int) -> Adapter:
         """Keeps the first `rank` ranks (`dyn` in a prompt).
 

@@ -77,6 +77,11 @@ class LayerReport:
         """`kept` where the layer changes anything, else 1: of a ΔW that is nothing nothing is lost."""
         return 1.0 if self.norm is not None and self.norm <= NO_CHANGE else self.kept
 
+    @property
+    def remark(self) -> str:
+        """The note; without one that the layer changes nothing, where it does not: its rank in the result is 1."""
+        return self.note or ("changes nothing" if self.norm is not None and self.norm <= NO_CHANGE else "")
+
 
 @dataclass(frozen=True)
 class ReportRow:
@@ -317,7 +322,7 @@ class ToolReport:
 
 def _row(layer: LayerReport, rounding: Mapping[str, LayerRounding]) -> ReportRow:
     survived = rounding[layer.name].share if layer.name in rounding else 1.0
-    return ReportRow(layer.name, layer.old, layer.new, layer.kept, layer.norm, layer.note, survived)
+    return ReportRow(layer.name, layer.old, layer.new, layer.kept, layer.norm, layer.remark, survived)
 
 
 def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
@@ -329,7 +334,7 @@ def _table(layers: Sequence[LayerReport], verbose: bool) -> Iterable[str]:
     yield f"  {'rank':>5}    {'new':>5}   {'kept':>7}  layer"
     for group in shown:
         first, more = group[0], f" and {len(group) - 1} more" if len(group) > 1 else ""
-        note = f"  ({first.note})" if first.note else ""
+        note = f"  ({first.remark})" if first.remark else ""
         ranks = f"{_rank(first.old):>5} -> {_rank(first.new):>5}"
         yield f"  {ranks}   {_percent(first.kept):>7}  {first.name}{more}{note}"
     hidden = [layer for group in groups[len(shown) :] for layer in group]
@@ -344,7 +349,7 @@ def _groups(layers: Sequence[LayerReport]) -> list[list[LayerReport]]:
     """
 
     def alike(layer: LayerReport) -> tuple[object, ...]:
-        return layer.old, layer.new, layer.kept, layer.note
+        return layer.old, layer.new, layer.kept, layer.remark
 
     near = [list(group) for _, group in groupby(layers, key=alike)]
     if len(near) <= MAX_TABLE_ROWS:

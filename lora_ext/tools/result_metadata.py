@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..adapters import Adapter
+from ..adapters import Adapter, adapters_with_rank
 from ..command_line import check_disk_space
 from ..errors import ToolError
 from ..file import hashes
@@ -90,7 +90,8 @@ def with_network_dims(
 ) -> dict[str, str]:
     """The metadata with `ss_network_dim`, `ss_network_alpha`, `conv_dim` and `conv_alpha` of a file's adapters.
 
-    The values are numbers where all layers of a type agree, and "Dynamic" where they differ.
+    The values are numbers where all layers of a type agree, and "Dynamic" where they differ. Layers whose change is 0
+    do not count.
 
     Args:
         file: the file with the adapters.
@@ -100,12 +101,12 @@ def with_network_dims(
     """
     plain: set[tuple[int, float]] = set()
     point, conv = plain.copy(), plain.copy()
-    for adapter in file.adapters.values():
-        if adapter.rank:
-            low = adapter.low_rank()
-            shape = low.shape if low is not None else (0, 0)
-            group = conv if is_wide_kernel_shape(shape) else point if len(shape) > 2 else plain
-            group.add((adapter.rank, round(adapter.scaling() * adapter.rank, 6)))
+    for adapter in adapters_with_rank(file.adapters.values()):
+        low = adapter.low_rank()
+        shape = low.shape if low is not None else (0, 0)
+        group = conv if is_wide_kernel_shape(shape) else point if len(shape) > 2 else plain
+        rank = adapter.rank or 0
+        group.add((rank, round(adapter.scaling() * rank, 6)))
     result = dict(metadata)
     result.setdefault("ss_network_module", "networks.lora")
     dim, conv_dim = dims or (None, None)

@@ -12,6 +12,7 @@ from typing import TypedDict, cast
 
 import torch
 
+from ..adapters import adapters_with_rank
 from ..errors import LoraError
 from ..file import safetensors_file
 from ..file.containers import container_format
@@ -27,7 +28,7 @@ _STALE = 4.0
 """Seconds after which the folders are looked at again …"""
 _SHARE = 20
 """… and how many times as long as a look takes they are left alone: slow folders are looked at less often."""
-_VERSION = 1
+_VERSION = 2
 
 
 class _KnownSummary(TypedDict):
@@ -43,7 +44,7 @@ class FileSummary(_KnownSummary, total=False):
         base: "SD1", "SD2", "SDXL" or "unknown".
         kind: Such as "LoRA"; "unreadable" where the file cannot be read.
         rank: The commonest rank.
-        mixed: Whether layers have different ranks.
+        mixed: Whether layers have different ranks; one whose change is 0 does not count.
         layers: How many layers it has.
         text: Whether it changes a text encoder.
         error: Why it cannot be read.
@@ -58,7 +59,8 @@ class FileSummary(_KnownSummary, total=False):
 def load_header_only(path: Path) -> LoraFile:
     """The file with tensors that have shapes but no numbers: its header alone is read. Raises FileError.
 
-    Torch files have no header and are read whole.
+    Of a file with several ranks the layers of rank 1 have numbers: files that were resized hold those whose change is 0
+    so. Torch files have no header and are read whole.
     """
     if container_format(path) != "safetensors":
         return load_lora_file(path)
@@ -69,6 +71,15 @@ def load_header_only(path: Path) -> LoraFile:
         )
         for name, entry in header.entries.items()
     }
+    file = assemble_lora_file(tensors, header.metadata, path, find_adapter_config(path))
+    ranks = {adapter.rank for adapter in file.adapters.values() if adapter.rank}
+    if len(ranks) < 2 or 1 not in ranks:
+        return file
+    of_rank_one = {
+        id(tensor) for adapter in file.adapters.values() if adapter.rank == 1 for tensor in adapter.tensors.values()
+    }
+    names = [name for name, tensor in tensors.items() if id(tensor) in of_rank_one]
+    tensors |= dict(safetensors_file.iterate_safetensors(path, header, names))
     return assemble_lora_file(tensors, header.metadata, path, find_adapter_config(path))
 
 
@@ -78,7 +89,7 @@ def summarise_file(path: Path) -> FileSummary:
         file = load_header_only(path)
     except LoraError as error:
         return {"base": "unknown", "kind": "unreadable", "rank": None, "error": str(error)}
-    ranks = Counter(adapter.rank for adapter in file.adapters.values() if adapter.rank).most_common(2)
+    ranks = Counter(adapter.rank for adapter in adapters_with_rank(file.adapters.values())).most_common(2)
     return {
         "base": file.family,
         "kind": file.variant,

@@ -103,11 +103,13 @@ class RankEnergy:
         for layer in self.layers.values():
             rule = rules[layer.is_conv]
             rank = rule.choose_rank(layer.values, layer.size) if len(layer.values) else layer.rank
-            ranks.append(rank)
+            if layer.values.any():  # a layer whose change is 0 has rank 1 in the result
+                ranks.append(rank)
             powers = layer.values**2
             kept += float(powers[:rank].sum())
             total += float(powers.sum())
             size += rank * layer.bytes_per_rank * width
+        ranks = ranks or [1]
         return ResizePreview(
             kept=(kept / total) ** 0.5 if total else 1.0,
             bytes=round(size),

@@ -4,6 +4,7 @@
 /** Parts of the server's sentences; each {0}, {1}, … is any text. */
 export const SENTENCE_PARTS = [
     "step {0}",
+    "changes nothing",
     "starts at {0}",
     "stops before {0}",
     " or {0} more",
