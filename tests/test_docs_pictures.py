@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pictures
@@ -17,6 +18,16 @@ def test_every_picture_is_made_by_one_part() -> None:
     assert makers and {path: names for path, names in makers.items() if len(names) != 1} == {}
     patterns = [pattern for part in pictures.PARTS.values() for pattern in part.makes]
     assert [pattern for pattern in patterns if not list(pictures.DOCS.glob(pattern))] == []
+
+
+def test_each_state_is_named_by_what_is_seen() -> None:
+    """It was "Tools, side 1": a reader had to open the picture to know what it shows."""
+    page = (pictures.DOCS / "states.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert headings and [one for one in headings if re.search(r"\d", one)] == []
+    named = {re.sub("[^a-z0-9]+", "-", one.lower()) for one in headings}
+    assert named == {path.stem for path in (pictures.DOCS / "states").glob("*.webp")}
+    assert named == set(re.findall(r"\(states/(.+)\.webp\)", page))
 
 
 def test_a_part_tells_what_it_did_not_make_and_what_it_does_not_name(

@@ -8,6 +8,22 @@ from typing import Any
 from steps import LONG, go
 
 PANELS = ("start", "generate", "weights", "regions", "train", "compare", "blocks", "tools", "files", "sets")
+FIRST_SIDES = {"tools": "tools, merge"}
+"""Panel → the name of what it shows first, where that is not the panel's own."""
+SIDES = {
+    "train": {"data": "pictures", "history": "history"},
+    "tools": {
+        "resize": "resize",
+        "extract": "extract",
+        "split": "split",
+        "convert": "convert",
+        "conflicts": "conflicts",
+        "reweight": "write block weights",
+    },
+}
+"""Panel → value of each side but the first → what it shows."""
+FORMS = ("tag", "move", "picture", "resize", "convert", "metadata", "delete")
+"""What the forms for selected files do, in their order."""
 _OPEN_ALL = "panel => panel.querySelectorAll('details').forEach(one => (one.open = true))"
 _NO_TOASTS = "document.querySelectorAll('#lora-ext .lx-toast').forEach(one => one.remove())"
 
@@ -27,7 +43,7 @@ def page_states(page: Any) -> Iterator[str]:
         page.wait_for_timeout(250)
         panel.evaluate(_OPEN_ALL)
         page.wait_for_timeout(100)
-        yield name
+        yield FIRST_SIDES.get(name, name)
         yield from _sides(page, panel, name)
         if name in _MORE:
             yield from _MORE[name](page, panel)
@@ -35,13 +51,16 @@ def page_states(page: Any) -> Iterator[str]:
 
 def _sides(page: Any, panel: Any, name: str) -> Iterator[str]:
     """The other sides of a panel that has some, such as the tools."""
-    sides = panel.locator("[role=radiogroup]").first.get_by_role("radio") if name in ("train", "tools") else None
-    for side in range(1, sides.count() if sides else 0):
-        sides.nth(side).click()
+    if name not in SIDES:
+        return
+    sides = panel.locator("[role=radiogroup]").first.get_by_role("radio")
+    assert sides.count() == 1 + len(SIDES[name]), "name each side in SIDES"
+    for side, shown in SIDES[name].items():
+        panel.locator(f"[role=radio][data-value={side}]").first.click()
         page.wait_for_timeout(250)
         panel.evaluate(_OPEN_ALL)
         page.wait_for_timeout(100)
-        yield f"{name}, side {side}"
+        yield f"{name}, {shown}"
 
 
 def _incomplete(page: Any, panel: Any) -> Iterator[str]:
@@ -70,10 +89,10 @@ def _files(page: Any, panel: Any) -> Iterator[str]:
     yield "a file"
     panel.locator(".lx-file").first.click(modifiers=["Control"])
     forms = panel.locator(".lx-selection [aria-expanded]")
-    for number in range(forms.count()):
-        forms.nth(number).click()
+    for form, opens in zip(FORMS, forms.all(), strict=True):
+        opens.click()
         page.wait_for_timeout(100)
-        yield f"selected files, form {number}"
+        yield f"selected files, {form}"
     page.keyboard.press("Escape")
 
 
