@@ -21,6 +21,7 @@ from lora_ext import cli
 from lora_ext.adapters import adapter_from_tensors
 from lora_ext.adapters.lora import Lora
 from lora_ext.block_weights import parse_block_weights
+from lora_ext.compare.conflicts_command import format_conflicts
 from lora_ext.errors import ToolError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
@@ -135,7 +136,7 @@ def test_every_kind_is_measured_by_its_change_or_named(kind: str) -> None:
     found = report.pairs[0].total
     needs_base = kind.startswith(("lora-dora", "ia3", "oft", "boft", "glora"))
     if needs_base:
-        assert found.layers == 0 and "base model" in report.notes[0]
+        assert found.layers == 0 and "base model" in report.warnings[0] and not report.notes
         return
     a, b = reference(kind, tensors, np.zeros(shape)).reshape(shape[0], -1), exact_delta(other)
     assert found.cosine == pytest.approx((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5)
@@ -233,10 +234,18 @@ def test_files_of_one_name_get_tags_that_the_library_tells_apart(tmp_path: Path)
 
 def test_a_file_that_is_given_twice_is_named() -> None:
     one = replace(file_of("lora", 1), path=Path("x/face.safetensors"))
-    assert measure_conflicts([one, one]).notes == ["face is given more than once and is compared with itself"]
-    assert measure_conflicts([file_of("lora", 1), file_of("lora", 2)]).notes == [
+    assert measure_conflicts([one, one]).warnings == ["face is given more than once and is compared with itself"]
+    assert measure_conflicts([file_of("lora", 1), file_of("lora", 2)]).warnings == [
         "several files are called unnamed, and a tag cannot tell them apart: rename one"
     ]
+
+
+def test_only_what_is_amiss_is_a_warning() -> None:
+    same = [replace(file_of("lora", seed), path=Path(f"x/{where}.safetensors")) for seed, where in enumerate("ab")]
+    report = measure_conflicts([*same, same[0], file_of("full", 3)], names=["a", "b", "a", "c"])
+    text = format_conflicts(report, suggest_split(report))
+    assert "WARNING: a is given more than once" in text and text.count("WARNING") == len(report.warnings) == 1
+    assert [line for line in text.splitlines() if line.startswith("c: ") and "no low-rank form" in line] == report.notes
 
 
 # --- command ---------------------------------------------------------------------------------------------------------

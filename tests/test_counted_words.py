@@ -110,11 +110,13 @@ def test_one_layer_that_is_not_measured() -> None:
         return LoraFile(made)
 
     notes = [
-        measure_conflicts([file("lora", *more), file("lora")], names=["a", "b"]).notes for more in (["ia3-out"], [])
+        measure_conflicts([file("lora", *more), file("lora")], names=["a", "b"]).warnings for more in (["ia3-out"], [])
     ]
     assert notes[0][0].startswith("a: 1 of 2 layers is not measured, since its change") and not notes[1]
     assert (
-        measure_conflicts([file("ia3-out"), file("lora")], names=["a", "b"]).notes[0].startswith("a: 1 of 1 layer is ")
+        measure_conflicts([file("ia3-out"), file("lora")], names=["a", "b"])
+        .warnings[0]
+        .startswith("a: 1 of 1 layer is ")
     )
 
 

@@ -170,7 +170,9 @@ export interface ConflictAnswer {
     pairs: FilePairConflict[];
     /** The suggested split of the blocks, one item for each file. */
     split: FileSplit[];
-    /** Sentences on what was not measured, or not exactly. */
+    /** Sentences on what was not measured, and on names that a tag cannot tell apart. */
+    warnings: string[];
+    /** Sentences that inform, such as which files are compared by their strongest directions. */
     notes: string[];
 }
 
@@ -625,9 +627,9 @@ export interface LoraFileDetails {
     layers: number;
     /** Part of the model → how many layers. */
     parts: Record<string, number>;
-    /** Rank → how many layers. */
+    /** Rank → how many layers, without those whose change is 0: `resize` writes these at rank 1. */
     ranks: Record<string, number>;
-    /** Alpha, "rank" where it is not given → how many layers. */
+    /** Alpha, "rank" where it is not given → how many of these layers. */
     alphas: Record<string, number>;
     /** Data type → how many layers. */
     dtypes: Record<string, number>;

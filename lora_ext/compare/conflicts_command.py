@@ -37,7 +37,7 @@ def format_conflicts(report: ConflictReport, splits: Sequence[FileSplit]) -> str
     lines = []
     for pair in report.pairs:
         lines += [conflict_sentence(pair), _HEADING, *map(_row, [pair.total, *pair.blocks]), ""]
-    lines += report.notes
+    lines += [*(f"WARNING: {warning}" for warning in report.warnings), *report.notes]
     given_up = [split for split in splits if split.gives_up]
     if not given_up:
         return "\n".join([*lines, "No block is given up: the tags can stay as they are."]) + "\n"
@@ -53,7 +53,7 @@ def conflict_sentence(pair: FilePairConflict) -> str:
     """Says how much two files have in common, in one sentence."""
     total = pair.total
     if not total.layers:
-        return f"{pair.first} and {pair.second} have no layer in common."
+        return f"{pair.first} and {pair.second} change no layer in common: they cannot conflict."
     direction = "add up" if total.cosine > 0.02 else "cancel" if total.cosine < -0.02 else "neither add up nor cancel"
     return (
         f"{pair.first} and {pair.second}: {total.inside[0]:.1%} of the first lies in directions of the second and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -77,7 +77,8 @@ class ConflictReport:
         pairs: Each pair of files.
         energies: For each file block → ‖ΔW‖² at its weight, of the layers that were measured.
         families: Each file's base model.
-        notes: Sentences on what was not measured, or not exactly.
+        warnings: Sentences on what was not measured, and on names that a tag cannot tell apart.
+        notes: Sentences that inform: what files are called, and which are compared by their strongest directions.
     """
 
     names: list[str]
@@ -85,6 +86,7 @@ class ConflictReport:
     pairs: list[FilePairConflict]
     energies: list[dict[str, float]]
     families: list[str]
+    warnings: list[str]
     notes: list[str]
 
 
@@ -194,8 +196,9 @@ def measure_conflicts(
     pairs = [
         _pair(names[i], names[k], blocks, (float(weights[i]), float(weights[k]))) for (i, k), blocks in sums.items()
     ]
-    notes = [*named, *repeated_names(names, files), *_notes(files, names, unmeasured, dense, pairs)]
-    return ConflictReport(names, weights, pairs, energies, [file.family for file in files], notes)
+    warnings = [*repeated_names(names, files), *_unmeasured_layers(files, names, unmeasured)]
+    notes = [*named, *_approximated_files(files, names, dense)]
+    return ConflictReport(names, weights, pairs, energies, [file.family for file in files], warnings, notes)
 
 
 def _layer_directions(
@@ -242,29 +245,19 @@ def _pair(first: str, second: str, blocks: Mapping[str, _BlockSums], weights: tu
     return FilePairConflict(first, second, total.result(ALL_BLOCKS, weights), rows)
 
 
-def _notes(
-    files: Sequence[LoraFile],
-    names: Sequence[str],
-    unmeasured: Sequence[int],
-    dense: Sequence[bool],
-    pairs: Sequence[FilePairConflict],
-) -> list[str]:
-    notes = []
-    for file, name, missed, is_dense in zip(files, names, unmeasured, dense, strict=True):
-        kinds = ", ".join(file.kinds)
+def _unmeasured_layers(files: Sequence[LoraFile], names: Sequence[str], unmeasured: Sequence[int]) -> Iterator[str]:
+    for file, name, missed in zip(files, names, unmeasured, strict=True):
+        text = (
+            "{0}: {1} of {2} layers is not measured, since its change depends on the base model's weights ({3})"
+            if missed == 1
+            else "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights ({3})"
+        )
         if missed:
-            text = (
-                "{0}: {1} of {2} layers is not measured, since its change depends on the base model's weights ({3})"
-                if missed == 1
-                else "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights "
-                "({3})"
-            )
-            notes.append(fill_counts(text, name, missed, len(file.adapters), kinds))
+            yield fill_counts(text, name, missed, len(file.adapters), ", ".join(file.kinds))
+
+
+def _approximated_files(files: Sequence[LoraFile], names: Sequence[str], dense: Sequence[bool]) -> Iterator[str]:
+    for file, name, is_dense in zip(files, names, dense, strict=True):
+        kinds = ", ".join(file.kinds)
         if is_dense:
-            notes.append(
-                f"{name}: {kinds} has no low-rank form; its {DENSE_DIRECTIONS} strongest directions are compared"
-            )
-    for pair in pairs:
-        if not pair.total.layers:
-            notes.append(f"{pair.first} and {pair.second} change no layer in common: they cannot conflict")
-    return notes
+            yield f"{name}: {kinds} has no low-rank form; its {DENSE_DIRECTIONS} strongest directions are compared"

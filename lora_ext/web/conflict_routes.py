@@ -19,16 +19,24 @@ _MOST_FILES = 12
 
 
 class ConflictPart(RequestBody):
-    """A file of the library and the weight of its tag."""
+    """A file of the library and the weight of its tag.
+
+    Attributes:
+        name: The file's name in the library.
+        weight: Its weight.
+    """
 
     name: str
     weight: float = Field(1.0, ge=-100, le=100)
 
 
 class ConflictRequest(RequestBody):
-    """threshold: the interference, 0 to 1, from which a block counts as a conflict.
+    """Files to compare.
 
-    every_block: whether the split gives each block to one file, also without a conflict.
+    Attributes:
+        parts: The files, two or more.
+        threshold: Interference, 0 to 1, from which a block counts as a conflict.
+        every_block: Whether the split gives each block to one file, also without a conflict.
     """
 
     parts: list[ConflictPart]
@@ -44,12 +52,14 @@ class ConflictAnswer:
         names: The files' names in a tag.
         pairs: Each pair of files.
         split: The suggested split of the blocks, one item for each file.
-        notes: Sentences on what was not measured, or not exactly.
+        warnings: Sentences on what was not measured, and on names that a tag cannot tell apart.
+        notes: Sentences that inform, such as which files are compared by their strongest directions.
     """
 
     names: list[str]
     pairs: list[FilePairConflict]
     split: list[FileSplit]
+    warnings: list[str]
     notes: list[str]
 
 
@@ -63,7 +73,7 @@ def run_conflict_job(app_state: AppState, options: ConflictRequest, job: Job) ->
         track=track_with_callback(job.progress),
     )
     split = suggest_split(report, threshold=options.threshold, every_block=options.every_block)
-    return ConflictAnswer(report.names, report.pairs, split, report.notes)
+    return ConflictAnswer(report.names, report.pairs, split, report.warnings, report.notes)
 
 
 def register_conflict_routes(api: APIRouter, app_state: AppState) -> None:

@@ -139,7 +139,6 @@ export const PICTURE_SENTENCES = [
     "{0} training runs are among the LoRA files{1}",
     ": no name ends in -000001 or the like",
     "epoch {0} is not among the files of {1}; there are {2} and last",
-    "{0} and {1} have no layer in common.",
     "sheets need LoRA ext to apply the tags, and {0} does now; turn it off, or choose LoRA ext in Settings → LoRA ext",
     "the built-in Lora extension",
     "the web UI generates images in txt2img and img2img, not in this tab",

@@ -109,7 +109,6 @@ export const SERVER_SENTENCES = [
     "{0} contains NaN or infinity in {1}",
     "the method 'factors' takes plain LoRA layers, not {0}; use concat or svd",
     "the method 'factors' needs equal ranks, not {0}; use concat or svd",
-    "{0} and {1} change no layer in common: they cannot conflict",
     "unknown optimizer_type {0}{1}",
     "{0} needs the package {1}: pip install {2} ({3})",
     "optimizer_args: {0} is not name=value, such as weight_decay=0.01",

@@ -157,10 +157,11 @@ function splitCard(splits) {
 /** @param {ConflictReport | null} report */
 export function conflictReport(report) {
     if (!report) return null;
-    const { pairs, split, notes } = report;
+    const { pairs, split, warnings, notes } = report;
     return stack(
         pairs.map((pair) => note(pairSentence(pair))),
-        notes.map((line) => saidNote(line, "bad")),
+        warnings.map((line) => saidNote(line, "bad")),
+        notes.map((line) => saidNote(line)),
         matrix(pairs),
         pairs.map(numbers),
         splitCard(split),
