@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from chromium import fresh, started
 from forge_server import SUITE_FILES, start
-from server import GOLDEN, IN_FORGE, WebUI, dataset, launch, prepare
+from server import GOLDEN, IN_FORGE, WebUI, dataset, files_as_before, launch, prepare
 from tab_page import PATIENCE, open_tab
 
 from lora_ext.embedded import CHECKPOINT, CONFIG, LORA_DIR
@@ -67,8 +67,10 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A running web UI with the extension."""
     given = FORGE if IN_FORGE else WHERE
     if given.startswith("http"):
-        data = os.environ.get("LORA_EXT_WEBUI_DATA")
-        yield WebUI(given, Path(data) if data else None)
+        data_given = os.environ.get("LORA_EXT_WEBUI_DATA")
+        running = WebUI(given, Path(data_given) if data_given else None)
+        with files_as_before(running.data):
+            yield running
         return
     if IN_FORGE:
         forge = start(Path(FORGE), tmp_path_factory.mktemp("forge"), files=SUITE_FILES, strength=2.0)

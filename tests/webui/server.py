@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ FLAGS = (
     "--no-download-sd-model --do-not-download-clip"
 ).split()
 CAT = "a photo of a cat"
+WRITTEN = ("lora_ext", "models", "embeddings", "extensions")
+"""Folders of a data folder that tests write into."""
 IN_FORGE = bool(os.environ.get("LORA_EXT_FORGE")) and not os.environ.get("LORA_EXT_WEBUI")
 """Whether the tests of AUTOMATIC1111's web UI run in a Forge."""
 SIDE = 64 if IN_FORGE else 128
@@ -232,10 +235,27 @@ def copy_extension(data: Path) -> None:
     shutil.copytree(Path(__file__).parent / "probe", data / "extensions" / "zz-lora-ext-probe")
 
 
+@contextlib.contextmanager
+def files_as_before(data: Path | None) -> Iterator[None]:
+    """Removes what tests add to the data folder of a web UI that is given by its URL: the next run begins alike."""
+
+    def present() -> set[Path]:
+        return set() if data is None else {path for part in WRITTEN for path in (data / part).rglob("*")}
+
+    before = present()
+    yield
+    for path in sorted(present() - before, reverse=True):  # what is in a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
 def dataset(data: Path) -> None:
     """Four small pictures, twice an epoch, in the data folder of a web UI."""
     folder = data / "lora_ext" / "datasets" / "shapes" / "2_shape"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for number in range(4):
         picture = Image.new("RGB", (64, 64), tuple(int(c) for c in random.integers(0, 255, 3)))

@@ -36,7 +36,7 @@ def test_a_file_written_over_is_taken_up(own: WebUI) -> None:
 def test_a_file_added_while_running_is_found(own: WebUI) -> None:
     assert own.data is not None
     path = own.data / "models" / "Lora" / "sub" / "later.safetensors"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     shutil.copyfile(path.parent.parent / "c3lier.safetensors", path)
     assert apart(own.make("<lora:later:0.8>"), own.make("<lora:c3lier:0.8>")) == 0
     shutil.rmtree(path.parent)

@@ -21,7 +21,7 @@ from forge_server import FP8_FLAGS, KINDS, defined_flags, start
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from server import CAT, PLOT, REQUEST, WebUI, apart, picture, plot_arguments
+from server import CAT, PLOT, REQUEST, WebUI, apart, files_as_before, picture, plot_arguments
 
 from lora_ext import cli
 
@@ -42,7 +42,9 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def forge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     if FORGE.startswith("http"):
-        yield WebUI(FORGE, Path(os.environ["LORA_EXT_WEBUI_DATA"]))
+        data = Path(os.environ["LORA_EXT_WEBUI_DATA"])
+        with files_as_before(data):
+            yield WebUI(FORGE, data)
         return
     webui = start(request.getfixturevalue("folder"), tmp_path_factory.mktemp("forge"))
     yield webui

@@ -194,7 +194,7 @@ def test_preflight_and_nonsense(trained_on: WebUI) -> None:
     with pytest.raises(AssertionError, match="400"):
         webui.call(f"{API}/train", {"settings": {**SHORT, "optimizer_type": "AdanW"}})
     assert webui.data is not None
-    (webui.data / "lora_ext" / "datasets" / "empty" / "1_x").mkdir(parents=True)
+    (webui.data / "lora_ext" / "datasets" / "empty" / "1_x").mkdir(parents=True, exist_ok=True)
     job = ended(webui, webui.call(f"{API}/train", {"settings": {**SHORT, "train_data_dir": "empty"}}))
     assert job["state"] == "failed" and job["error"]
     assert webui.make("").pixels.shape == (1, SIDE, SIDE, 3) and not webui.weights()["hooks"]
