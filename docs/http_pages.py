@@ -65,7 +65,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _limits(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
-    longest = schema.get("maxLength") or schema.get("maxItems")
+    longest = f"{schema['maxLength']} characters" if "maxLength" in schema else schema.get("maxItems")
     parts = [f"from {low}" if low is not None else "", f"to {high}" if high is not None else ""]
     return " ".join(part for part in (*parts, f"at most {longest}" if longest else "") if part)
 
@@ -89,7 +89,8 @@ def _route(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str
     given = operation.get("parameters", [])
     if given:
         yield "| in the address | what it is | default |\n| --- | --- | --- |\n"
-        yield "".join(_field_row(one["name"], one["schema"], one.get("required", False)) for one in given) + "\n"
+        rows = (_field_row(one["name"], {**one["schema"], **one}, one.get("required", False)) for one in given)
+        yield "".join(rows) + "\n"
     for media in operation.get("requestBody", {}).get("content", {}).values():
         yield f"Body: {_type(media['schema'])}.\n\n"
     for status in ("200", "202"):

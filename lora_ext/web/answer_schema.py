@@ -82,8 +82,17 @@ class AnswerSchemas:
             name: {**self.schema(hints[name]), **({"description": descriptions[name]} if name in descriptions else {})}
             for name in (required if is_dataclass(answer_type) else hints)
         }
-        description = cleandoc(answer_type.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
-        return {"type": "object", "description": description, "properties": properties, "required": required}
+        return {
+            "type": "object",
+            "description": first_paragraph(answer_type),
+            "properties": properties,
+            "required": required,
+        }
+
+
+def first_paragraph(described: type) -> str:
+    """What a class's docstring says first, in one line."""
+    return cleandoc(described.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def attribute_descriptions(answer_type: type) -> dict[str, str]:

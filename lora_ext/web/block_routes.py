@@ -25,9 +25,17 @@ from .sheets import requested_image_fields
 
 
 class BlockAnalysisRequest(SamplingRequest):
-    """way: one of `norms`, `lowered`, `raised`. layout: 12, 17, 20, 25 or 26 positions, 0 what suits the file.
+    """Which blocks of a file matter.
 
-    seeds: to average over, such as 1,2,3. keep: share of the effect that the preset `name` is to keep.
+    Attributes:
+        lora: The file's name in the library.
+        way: How blocks are measured: `norms`, `lowered` or `raised`.
+        layout: Number of positions of the block weights: 12, 17, 20, 25 or 26; 0 for what suits the file.
+        seed: Seed of the pictures, where `seeds` is empty.
+        seeds: Seeds to average over, such as 1,2,3; "" for `seed` alone.
+        keep: Share of the effect that the preset `name` is to keep, above 0 and up to 1.
+        name: Name of the preset of the blocks to keep.
+        batch: How many pictures are drawn at a time.
     """
 
     lora: str

@@ -17,7 +17,13 @@ from .routing import RequestBody, SamplingRequest
 
 
 class GenerateRequest(SamplingRequest):
-    """What to draw."""
+    """What to draw.
+
+    Attributes:
+        seed: Seed of the first picture, each further one has the next; -1 for a random one.
+        batch: How many pictures.
+        show_curve: Whether the notes tell the weights that files had at each U-Net call.
+    """
 
     seed: int = Field(-1, ge=-1, le=2**32 - 1)
     batch: int = Field(1, ge=1, le=16)
@@ -25,7 +31,11 @@ class GenerateRequest(SamplingRequest):
 
 
 class MoveJobRequest(RequestBody):
-    """Where a job that waits goes."""
+    """Where a job that waits goes.
+
+    Attributes:
+        to: One place up or down in its queue, or first.
+    """
 
     to: Literal["up", "down", "first"]
 

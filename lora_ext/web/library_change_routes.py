@@ -26,7 +26,16 @@ MOST_CHANGED_FILES = 20_000
 
 
 class NotesRequest(RequestBody):
-    """What the web UI's `NAME.json` gets; null leaves a field as it is. preferred_weight: 0 for none."""
+    """What the web UI's `NAME.json` gets; null leaves a field as it is.
+
+    Attributes:
+        name: The file's name in the library.
+        description: The description.
+        activation_text: The trigger words.
+        preferred_weight: The preferred weight; 0 for none.
+        negative_text: Words for the negative prompt.
+        notes: The notes.
+    """
 
     name: str
     description: str | None = Field(None, max_length=LONGEST_TEXT)
@@ -37,7 +46,15 @@ class NotesRequest(RequestBody):
 
 
 class MarksRequest(RequestBody):
-    """Marks that some files get; null leaves a mark as it is. rating: 0 for none."""
+    """Marks that some files get; null leaves a mark as it is.
+
+    Attributes:
+        names: The files' names in the library.
+        favourite: Whether they are favourites.
+        rating: Stars; 0 for none.
+        add_tags: Tags that they get.
+        remove_tags: Tags that they lose.
+    """
 
     names: list[str]
     favourite: bool | None = None
@@ -47,26 +64,45 @@ class MarksRequest(RequestBody):
 
 
 class MoveRequest(RequestBody):
-    """A file and its new name; a folder before it moves the file there."""
+    """A file and its new name.
+
+    Attributes:
+        name: The file's name in the library.
+        to: The new name; a folder before it moves the file there.
+    """
 
     name: str
     to: str
 
 
 class MovesRequest(RequestBody):
-    """Files and their new names."""
+    """Files and their new names.
+
+    Attributes:
+        moves: The files, each with its new name.
+    """
 
     moves: list[MoveRequest]
 
 
 class FilesRequest(RequestBody):
-    """Names of files."""
+    """Names of files.
+
+    Attributes:
+        names: The files' names in the library.
+    """
 
     names: list[str]
 
 
 class InsertRequest(RequestBody):
-    """A file, and the prompts that its tag and words are put into."""
+    """A file, and the prompts that its tag and words are put into.
+
+    Attributes:
+        name: The file's name in the library.
+        prompt: The prompt as it is.
+        negative: The negative prompt as it is.
+    """
 
     name: str
     prompt: str = Field("", max_length=100_000)

@@ -21,7 +21,13 @@ from .routing import RequestBody
 
 
 class EditMetadataRequest(RequestBody):
-    """Metadata entries to set and to remove. name: as the library calls the file."""
+    """Metadata entries to set and to remove.
+
+    Attributes:
+        name: The file's name in the library.
+        put: Entries to set: key → value.
+        remove: Keys of the entries to remove.
+    """
 
     name: str
     put: dict[str, str] = Field({})
@@ -29,7 +35,12 @@ class EditMetadataRequest(RequestBody):
 
 
 class RenameFileRequest(RequestBody):
-    """A new name; a folder before it moves the file there."""
+    """A file's new name.
+
+    Attributes:
+        name: The file's name in the library.
+        to: The new name; a folder before it moves the file there.
+    """
 
     name: str
     to: str

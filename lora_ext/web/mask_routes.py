@@ -18,7 +18,13 @@ from .user_paths import user_output_path
 
 
 class MaskRequest(RequestBody):
-    """A mask: its name, as `at=` has it, and a picture's bytes as base64; white acts, black does not."""
+    """A mask of a region.
+
+    Attributes:
+        name: Its name, as `at=` has it.
+        data: A picture's bytes as base64; white acts, black does not.
+        overwrite: Whether a mask of that name may be replaced.
+    """
 
     name: str = Field(max_length=100)
     data: str = Field(max_length=MOST_MASK_BYTES * 4 // 3)

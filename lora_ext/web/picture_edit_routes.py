@@ -24,8 +24,13 @@ _MOST_MASK_BYTES = 10_000_000
 
 
 class PictureEditRequest(RequestBody):
-    """What is trained of a picture. crop: left, top, width and height in pixels, none for all of it; mask: a picture's
-    bytes as base64, whose white is learned, "" for all of it.
+    """What is trained of a picture.
+
+    Attributes:
+        dataset: The data set's name.
+        picture: The picture's path below the data set.
+        crop: Left, top, width and height in pixels; null for all of it.
+        mask: A picture's bytes as base64, whose white is learned; "" for all of it.
     """
 
     dataset: str = Field(max_length=400)

@@ -20,7 +20,12 @@ _KEPT_PICTURES = 60
 
 
 class PreviewRequest(SamplingRequest):
-    """The prompt has the tag of `lora`, which is what tags call the file."""
+    """A small picture of a file's effect; the prompt has its tag.
+
+    Attributes:
+        lora: What tags call the file.
+        seed: The picture's seed.
+    """
 
     lora: str = Field(..., max_length=800)
     seed: int = Field(0, ge=0, le=2**32 - 1)

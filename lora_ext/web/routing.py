@@ -19,7 +19,8 @@ from .. import __version__
 from ..errors import LoraError, did_you_mean
 from ..jobs import JobError
 from .access_guard import AccessGuard, SafeJSONResponse, error_response
-from .answer_schema import AnswerSchemas
+from .answer_schema import AnswerSchemas, attribute_descriptions, first_paragraph
+from .parameter_descriptions import describe_parameters
 
 API_PREFIX = "/lora-ext/v1"
 
@@ -61,7 +62,17 @@ class RequestBody(BaseModel, extra="forbid", allow_inf_nan=False):
 class SamplingRequest(RequestBody):
     """What pictures are drawn with, as the web UI names it.
 
-    checkpoint: a name of `/choices`, "" for the small model. clip_skip: in the web UI its own setting counts.
+    Attributes:
+        checkpoint: The model, a name of `/choices`; "" for the small one. The web UI has its own.
+        prompt: The prompt, with its `<lora:…>` tags.
+        negative_prompt: The negative prompt.
+        steps: Sampling steps.
+        width: Width in pixels, a multiple of 8; 0 for the model's own size.
+        height: Height in pixels, a multiple of 8; 0 for the model's own size.
+        sampler: The sampling method, a name of `/choices`.
+        scheduler: The noise schedule, a name of `/choices`.
+        cfg: Scale of the guidance by the prompt; 1 is without guidance.
+        clip_skip: Text-encoder layer, counted from the end; in the web UI its own setting counts.
     """
 
     checkpoint: str = ""
@@ -131,8 +142,22 @@ class TypedRouter(APIRouter):
         document = get_openapi(
             title=title, version=__version__, openapi_version="3.1.0", description=description, routes=self.routes
         )
+        describe_parameters(document["paths"], self.prefix)
+        for name, schema in document["components"]["schemas"].items():
+            for request in _requests_called(name):
+                described = attribute_descriptions(request)
+                schema["description"] = first_paragraph(request)
+                for field, property_schema in schema["properties"].items():
+                    if field in described:
+                        property_schema["description"] = described[field]
         document["components"]["schemas"].update(self.schemas.named)
         return document
+
+
+def _requests_called(name: str, base: type[BaseModel] = RequestBody) -> list[type[BaseModel]]:
+    """The request of this name, in a list; empty where none is called so."""
+    found = [one for one in base.__subclasses__() if one.__name__ == name]
+    return found or [one for below in base.__subclasses__() for one in _requests_called(name, below)][:1]
 
 
 def make_router(guard: AccessGuard, hide_folders: Callable[[str], str] = str) -> TypedRouter:

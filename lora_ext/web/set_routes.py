@@ -22,9 +22,14 @@ _USER_COMMENT, _EXIF = 0x9286, 0x8769
 
 
 class SetRequest(RequestBody):
-    """A set: its name, a text with its tags, and words for the prompt and the negative prompt.
+    """A set of tags and words.
 
-    may_replace: whether one of its name may be replaced.
+    Attributes:
+        name: The set's name.
+        text: A text with its tags.
+        words: Words for the prompt.
+        negative: Words for the negative prompt.
+        may_replace: Whether a set of that name may be replaced.
     """
 
     name: str = Field(max_length=100)
@@ -35,7 +40,13 @@ class SetRequest(RequestBody):
 
 
 class InsertSetRequest(RequestBody):
-    """A set, and the prompts that it is put into."""
+    """A set, and the prompts that it is put into.
+
+    Attributes:
+        name: The set's name.
+        prompt: The prompt as it is.
+        negative: The negative prompt as it is.
+    """
 
     name: str = Field(max_length=100)
     prompt: str = Field("", max_length=100_000)
@@ -43,13 +54,22 @@ class InsertSetRequest(RequestBody):
 
 
 class ImportSetsRequest(RequestBody):
-    """The text of an exported file."""
+    """Sets from a file.
+
+    Attributes:
+        text: The text of an exported file.
+    """
 
     text: str = Field(max_length=10_000_000)
 
 
 class PictureSetRequest(RequestBody):
-    """A picture's bytes as base64, or its infotext."""
+    """A set from a picture's prompt.
+
+    Attributes:
+        data: The picture's bytes as base64; "" where `text` is given.
+        text: The picture's infotext; "" where `data` is given.
+    """
 
     data: str = Field("", max_length=_LARGEST_PICTURE * 4 // 3)
     text: str = Field("", max_length=100_000)

@@ -42,8 +42,16 @@ _ASKED = "asked.json"
 class SheetRequest(SamplingRequest):
     """A sheet: axes as text (`/compare/axes`), and what each picture is drawn from.
 
-    lora: the file that axes speak about. dataset: its pictures, to score by; run: those of this training run.
-    folder: a sheet to resume.
+    Attributes:
+        lora: The file that axes speak about, by its name in the library; "" for that of the prompt.
+        x: Axis of the columns, `NAME:VALUES`; "" for none.
+        y: Axis of the rows; "" for none.
+        z: Axis of the pages; "" for none.
+        seed: The pictures' seed.
+        batch: How many pictures are drawn at a time.
+        dataset: The data set that pictures are scored by; "" for no scores.
+        run: The training run whose pictures they are scored by; "" for none.
+        folder: The folder of a sheet to resume; "" for a new one.
     """
 
     lora: str = ""
@@ -58,7 +66,12 @@ class SheetRequest(SamplingRequest):
 
 
 class CellTagRequest(RequestBody):
-    """A cell's tag, and the prompt that it goes into."""
+    """A cell's tag, and the prompt that it goes into.
+
+    Attributes:
+        tag: The tag.
+        prompt: The prompt as it is.
+    """
 
     tag: str = Field(..., max_length=4000)
     prompt: str = Field("", max_length=20_000)

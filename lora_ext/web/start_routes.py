@@ -33,8 +33,13 @@ from .user_paths import find_user_path, user_dataset_folder
 
 
 class UploadRequest(RequestBody):
-    """A piece of a file. upload: 32 hexadecimal digits, the same for all files of an upload; file: its name, with its
-    folders; offset: where the piece begins; data: its bytes as base64.
+    """A piece of a file.
+
+    Attributes:
+        upload: 32 hexadecimal digits, the same for all files of an upload.
+        file: The file's name, with its folders.
+        offset: Where the piece begins, in bytes.
+        data: The piece's bytes as base64.
     """
 
     upload: str = Field(max_length=32)
@@ -44,8 +49,13 @@ class UploadRequest(RequestBody):
 
 
 class AddRequest(RequestBody):
-    """An upload that is complete. files: the names that were sent; dataset: where its pictures go, "" for a new one
-    called `name`.
+    """An upload that is complete.
+
+    Attributes:
+        upload: The upload's 32 hexadecimal digits.
+        files: The names that were sent.
+        dataset: The data set that its pictures go to; "" for a new one called `name`.
+        name: Name of the new data set.
     """
 
     upload: str = Field(max_length=32)
@@ -55,8 +65,13 @@ class AddRequest(RequestBody):
 
 
 class SuggestRequest(RequestBody):
-    """What is taught. kind: "person", "character", "style", "object" or "concept"; trigger: the word that calls it;
-    checkpoint: a name of `/choices`, "" for the model that is loaded, or the small one.
+    """What is taught.
+
+    Attributes:
+        kind: "person", "character", "style", "object" or "concept".
+        dataset: The data set's name.
+        trigger: The word that calls what is taught.
+        checkpoint: The model, a name of `/choices`; "" for the one that is loaded, or the small one.
     """
 
     kind: str

@@ -38,7 +38,13 @@ _LARGEST = 40_000_000
 
 
 class ThumbnailRequest(RequestBody):
-    """A file's new picture: the name of one in the output folder, or an uploaded picture's bytes as base64."""
+    """A file's new picture.
+
+    Attributes:
+        name: The file's name in the library.
+        picture: A picture's name below the output folder; "" where `data` is given.
+        data: An uploaded picture's bytes as base64; "" where `picture` is given.
+    """
 
     name: str
     picture: str = ""

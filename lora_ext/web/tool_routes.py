@@ -38,7 +38,14 @@ _MOST, _PARTS = 100.0, 200
 
 
 class ToolRequest(RequestBody):
-    """What every tool takes. save_to: the result's name below the LoRA folder. precision: "" for the input's."""
+    """What every tool takes.
+
+    Attributes:
+        save_to: The result's name below the LoRA folder.
+        overwrite: Whether a file of that name may be replaced.
+        precision: What numbers are stored in: `float`, `fp16` or `bf16`; "" for the input's.
+        device: Where it is computed: `cpu`, `cuda` or `cuda:1`.
+    """
 
     save_to: str
     overwrite: bool = False
@@ -57,7 +64,13 @@ class ToolRequest(RequestBody):
 
 
 class MergePart(RequestBody):
-    """One file of a merge. lbw: block weights, a preset's name or numbers; "" for 1 everywhere."""
+    """One file of a merge.
+
+    Attributes:
+        name: The file's name in the library.
+        ratio: The factor of its change.
+        lbw: Block weights, a preset's name or numbers; "" for 1 everywhere.
+    """
 
     name: str
     ratio: float = Field(1.0, ge=-_MOST, le=_MOST)
@@ -65,7 +78,15 @@ class MergePart(RequestBody):
 
 
 class MergeRequest(ToolRequest):
-    """checkpoint: where the files go into, "" for a LoRA of their own. new_rank: for the method "svd"."""
+    """Files to merge.
+
+    Attributes:
+        parts: The files.
+        method: "concat", the exact sum; "svd", its best approximation at a rank; or "factors", as kohya's script.
+        new_rank: The result's rank with the method "svd".
+        new_conv_rank: Its rank for kernels above 1x1; null for `new_rank`.
+        checkpoint: The checkpoint that the files go into, a name of `/choices`; "" for a LoRA of their own.
+    """
 
     parts: list[MergePart]
     method: str = "concat"
@@ -75,7 +96,15 @@ class MergeRequest(ToolRequest):
 
 
 class RankRequest(RequestBody):
-    """How ranks are chosen: fixed, or by a dynamic method and its number up to new_rank."""
+    """How ranks are chosen: fixed, or by a dynamic method and its number up to new_rank.
+
+    Attributes:
+        name: The file's name in the library.
+        new_rank: Rank of the layers; with a dynamic method the highest one.
+        new_conv_rank: The same of Conv2d layers; null for `new_rank`.
+        dynamic_method: "sv_ratio", "sv_fro" or "sv_cumulative"; null for a fixed rank.
+        dynamic_param: The method's number: a ratio above 1, or a share up to 1.
+    """
 
     name: str
     new_rank: int = Field(16, ge=1, le=4096)
@@ -85,11 +114,21 @@ class RankRequest(RequestBody):
 
 
 class ResizeRequest(RankRequest, ToolRequest):
-    """`resize_lora`."""
+    """A file to resize."""
 
 
 class ExtractRequest(ToolRequest):
-    """`extract_lora`: tuned − original; both are names of `/choices`."""
+    """Two models whose difference, tuned − original, becomes a LoRA.
+
+    Attributes:
+        original: The model before, a name of `/choices`.
+        tuned: The model after, a name of `/choices`.
+        dim: Rank of the layers; with a dynamic method the highest one.
+        conv_dim: Rank of kernels above 1x1; null leaves these out.
+        min_diff: The text encoders are left out where no weight differs by more than this.
+        dynamic_method: "sv_ratio", "sv_fro" or "sv_cumulative"; null for a fixed rank.
+        dynamic_param: The method's number: a ratio above 1, or a share up to 1.
+    """
 
     original: str
     tuned: str
@@ -101,7 +140,14 @@ class ExtractRequest(ToolRequest):
 
 
 class SplitRequest(ToolRequest):
-    """`split-dylora`: files NAME-0004 and so on. unit: None for what the file says."""
+    """A DyLoRA file to split into files NAME-0004 and so on.
+
+    Attributes:
+        name: The file's name in the library.
+        unit: The step between ranks; null for what the file says.
+        alpha: "trained", as the ranks were trained, or "keep", as kohya's script; null for "trained" where the file
+            tells it.
+    """
 
     name: str
     unit: int | None = Field(None, ge=1, le=4096)
@@ -109,10 +155,14 @@ class SplitRequest(ToolRequest):
 
 
 class ConvertRequest(ToolRequest):
-    """`convert_lora`: to "kohya", "diffusers" or "comfyui"; rank makes LoRA of other kinds.
+    """A file to write in another key format, or as LoRA.
 
-    bake: the nearest LoRA of all layers that the program cannot read. base: with bake the base model, a name of
-    `/choices`; "" for none.
+    Attributes:
+        name: The file's name in the library.
+        to: The key format: "kohya", "diffusers" or "comfyui".
+        rank: The rank at which other kinds become LoRA; null leaves them as they are.
+        bake: Whether layers that the program cannot read become the nearest LoRA.
+        base: With `bake` the base model, a name of `/choices`; "" for none.
     """
 
     name: str
@@ -123,7 +173,14 @@ class ConvertRequest(ToolRequest):
 
 
 class ReweightRequest(ToolRequest):
-    """`reweight_lora`: block weights made permanent."""
+    """A file whose block weights become permanent.
+
+    Attributes:
+        name: The file's name in the library.
+        lbw: Block weights, a preset's name or numbers; "" for 1 everywhere.
+        te: Weight of the text encoder.
+        unet: Weight of the U-Net.
+    """
 
     name: str
     lbw: str = ""

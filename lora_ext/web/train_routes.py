@@ -33,9 +33,12 @@ from .training_runs import form_fields
 
 
 class TrainRequest(RequestBody):
-    """Values of the form by name; those left out are at their defaults. prompts: sample prompts, one a line.
+    """A training run.
 
-    compare: whether a sheet of epochs × weights follows by itself.
+    Attributes:
+        settings: Values of the form by name; those left out are at their defaults.
+        prompts: Sample prompts, one a line.
+        compare: Whether a sheet of epochs × weights follows by itself.
     """
 
     settings: dict[str, Any] = Field({})
@@ -44,7 +47,13 @@ class TrainRequest(RequestBody):
 
 
 class CaptionRequest(RequestBody):
-    """A picture's caption. picture: its path below the dataset."""
+    """A picture's caption.
+
+    Attributes:
+        dataset: The data set's name.
+        picture: The picture's path below the data set.
+        caption: The caption.
+    """
 
     dataset: str
     picture: str
@@ -52,8 +61,12 @@ class CaptionRequest(RequestBody):
 
 
 class DescribeRequest(RequestBody):
-    """Descriptions of a dataset's pictures. captioner: a name of the form's `captioners`; overwrite: also of pictures
-    that have a caption.
+    """Captions for a data set's pictures, by a model.
+
+    Attributes:
+        dataset: The data set's name.
+        captioner: A name of the form's `captioners`.
+        overwrite: Whether pictures that have a caption get another one.
     """
 
     dataset: str
@@ -62,8 +75,15 @@ class DescribeRequest(RequestBody):
 
 
 class ReplaceRequest(RequestBody):
-    """Find and replace in all captions of a dataset. whole_tags: between commas; whole_words: not within other words;
-    dry: only count.
+    """Find and replace in all captions of a data set.
+
+    Attributes:
+        dataset: The data set's name.
+        find: The text to find.
+        put: The text in its place.
+        whole_tags: Whether only whole tags between commas are found.
+        whole_words: Whether only whole words are found.
+        dry: Whether changes are only counted.
     """
 
     dataset: str
@@ -75,21 +95,35 @@ class ReplaceRequest(RequestBody):
 
 
 class SampleRequest(RequestBody):
-    """Samples of a run, now. job: the run's job."""
+    """Samples of a run, now.
+
+    Attributes:
+        job: The id of the run's job.
+    """
 
     job: str = Field(max_length=100)
 
 
 class SettingsFileRequest(RequestBody):
-    """A settings file of kohya's GUI, OneTrainer or traintrain. file: its name; text: what is in it."""
+    """A settings file of kohya's GUI, OneTrainer or traintrain.
+
+    Attributes:
+        file: Its name.
+        text: What is in it.
+    """
 
     file: str = Field(max_length=400)
     text: str = Field(max_length=1_000_000)
 
 
 class ControlRequest(RequestBody):
-    """What is asked of a run at work, after its next step. job: the run's job; sample: its sample prompts; save: the
-    file and a state; lr_factor: a factor on its settings' learning rates.
+    """What is asked of a run at work, after its next step.
+
+    Attributes:
+        job: The id of the run's job.
+        sample: Whether its sample prompts are drawn.
+        save: Whether the file and a state are saved.
+        lr_factor: A factor on the learning rates of its settings; null leaves them as they are.
     """
 
     job: str = Field(max_length=100)
@@ -99,7 +133,13 @@ class ControlRequest(RequestBody):
 
 
 class AddedTagRequest(RequestBody):
-    """A tag for all captions of a dataset. first: whether it comes before what is there, or after it."""
+    """A tag for all captions of a data set.
+
+    Attributes:
+        dataset: The data set's name.
+        tag: The tag.
+        first: Whether it comes before what is there, or after it.
+    """
 
     dataset: str
     tag: str = Field(max_length=400)
@@ -107,7 +147,11 @@ class AddedTagRequest(RequestBody):
 
 
 class UndoRequest(RequestBody):
-    """A change of all captions, or of a picture's crop and mask, by the number that its answer gave as `undo`."""
+    """A change of all captions, or of a picture's crop and mask, to take back.
+
+    Attributes:
+        change: The number that its answer gave as `undo`.
+    """
 
     change: int = Field(ge=1)
 

@@ -14,7 +14,13 @@ from .training_presets import TrainingPreset, TrainingPresetStore
 
 
 class TrainingPresetRequest(RequestBody):
-    """A preset: its name, and values of the form by name. may_replace: whether one of its name may be replaced."""
+    """A preset of training settings.
+
+    Attributes:
+        name: Its name.
+        settings: Values of the form by name.
+        may_replace: Whether a preset of that name may be replaced.
+    """
 
     name: str = Field(max_length=100)
     settings: dict[str, Any]

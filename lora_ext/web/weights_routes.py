@@ -30,11 +30,22 @@ CurvePlaces = Literal["shares", "steps", "noise levels"]
 
 
 class TagRequest(RequestBody):
-    """What a `<lora:…>` tag says (`prompt.Request`); prompt: where it is written, or its older form replaced.
+    """What a `<lora:…>` tag says.
 
-    start, stop: whole numbers are steps. step: both as text, as a tag has them: `5-10`, `0.25-`, `-1.0` (1 is a step,
-    1.0 a share, which JSON in a browser does not tell apart). curve: keyframes over the steps that the U-Net's weight
-    is multiplied with, "" for none. hires: the weight or curve in the hires pass, `TE:UNET` for two; "" for the same.
+    Attributes:
+        name: The file's name in the library.
+        te: Weight of the text encoder.
+        unet: Weight of the U-Net; null for that of the text encoder.
+        lbw: Block weights, a preset's name or numbers; null for 1 everywhere.
+        lbwe: Element rules; null for none.
+        start: The step from which it acts; a whole number is a step, another a share of all. null for the first.
+        stop: The step at which it stops; null for none.
+        step: Both as text, as a tag has them: `5-10`, `0.25-`, `-1.0` (1 is a step, 1.0 a share, which JSON in a
+            browser does not tell apart).
+        dyn: How many ranks act; null for all.
+        curve: Keyframes over the steps that the U-Net's weight is multiplied with; "" for none.
+        hires: The weight or curve in the hires pass, `TE:UNET` for two; "" for the same.
+        prompt: The prompt that the tag is written into; an older tag of the file is replaced.
     """
 
     name: str
@@ -52,15 +63,23 @@ class TagRequest(RequestBody):
 
 
 class TextRequest(RequestBody):
-    """A text to read."""
+    """A text to read.
+
+    Attributes:
+        text: The text.
+    """
 
     text: str
 
 
 class PresetRequest(RequestBody):
-    """A preset: its name and 12, 17, 20, 25 or 26 values.
+    """A preset of block weights.
 
-    place: where one that was deleted is put back; then none of its name may be there.
+    Attributes:
+        name: Its name.
+        values: 12, 17, 20, 25 or 26 values with commas between them.
+        place: The place where one that was deleted is put back; then none of its name may be there. null for a new or
+            changed one.
     """
 
     name: str
@@ -69,7 +88,12 @@ class PresetRequest(RequestBody):
 
 
 class RenamePresetRequest(RequestBody):
-    """A preset and its new name."""
+    """A preset and its new name.
+
+    Attributes:
+        name: The preset's name.
+        to: Its new name.
+    """
 
     name: str
     to: str
