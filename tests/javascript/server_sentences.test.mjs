@@ -111,7 +111,16 @@ test("what the program says of one thing is known too", () => {
         "{0} pictures have no mask; their whole area is trained": "{0} 张没有蒙版",
         "{0} pictures × {1} repeats × {2} epochs = {3} steps": "{0}×{1}×{2}={3}",
         "none of the {0} pictures can be read; the first: {1}": "{0}：{1}",
+        "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights ({3})":
+            "{0}：{1}/{2}（{3}）",
+        "{0}: weight at each of {1} U-Net calls {2} {3}": "{0}：{1} 次 {2} {3}",
+        "{0} claims {1}x{2} pixels in {3} bytes; make it smaller first": "{0}：{1}x{2}，{3} 字节",
     });
+    const unmeasured = "of 2 layers is not measured, since its change depends on the base model's weights (IA3)";
+    assert.equal(pageWords(`a: 1 ${unmeasured}`), "a：1/2（IA3）");
+    assert.equal(pageWords(`a: 1 ${unmeasured.replace("2 layers", "1 layer")}`), "a：1/1（IA3）");
+    assert.equal(pageWords("cat: weight at the only U-Net call ▁ 0.5"), "cat：1 次 ▁ 0.5");
+    assert.equal(pageWords("a.png claims 9x9 pixels in 1 byte; make it smaller first"), "a.png：9x9，1 字节");
     assert.equal(pageWords("1 picture has no mask; its whole area is trained"), "1 张没有蒙版");
     assert.equal(pageWords("2 pictures have no mask; their whole area is trained"), "2 张没有蒙版");
     assert.equal(pageWords("1 picture × 20 repeats × 1 epoch = 20 steps"), "1×20×1=20");

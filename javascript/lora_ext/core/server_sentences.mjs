@@ -199,7 +199,7 @@ function oneSentence(text, isPart) {
         // a part may be a sentence too, such as why something is so, or the names that were meant
         const words = (/** @type {string} */ part, /** @type {number} */ i) =>
             known.isName[i] || part.length === text.length ? part : said(part);
-        const values = ["1"]; // which the singular may leave out
+        const values = Array(10).fill("1"); // which the singular may leave out, where it is the count
         known.places.forEach((place, i) => (values[place] = words(match[i + 1], i)));
         return withLabels(known.shown, values);
     }
