@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lora_ext.cli import main
-from lora_ext.tools import file_processes
+from lora_ext.tools import file_processes, many_files
 from lora_ext.tools.file_processes import WorkOutcome, work_in_processes
 from lora_ext.tools.input_files import colliding_files, find_input_files, names_many_files
 
@@ -132,6 +132,36 @@ def test_json_and_half_a_line_of_a_killed_program(
             record.write('{"name": "a", "stat')
     first, second = (json.loads(text + "}") for text in capsys.readouterr().out.split("\n}\n")[:2])
     assert (first["done"], second["present"], first["files"][0]["result"]["verb"]) == (1, 1, "reweight")
+
+
+@pytest.mark.parametrize("command", ["reweight", "split-dylora"])
+def test_a_result_without_a_line_is_made_again_where_a_run_was_killed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It was said to exist, so that the same command did not do what was left."""
+    out, words = folder.parent / "out", [command, "--model", folder, "--save_to", folder.parent / "out"]
+    words += ["--unit", "1"] if command == "split-dylora" else ["--te", "0.5"]
+    monkeypatch.setattr(many_files._Record, "add", lambda *_: None)
+    monkeypatch.setattr(many_files._Record, "end", lambda *_: None)
+    run(*words)
+    monkeypatch.undo()
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert made and not lines_of(out, command)
+    run(*words)
+    assert all(path.stat().st_mtime_ns > before for path, before in made.items())
+    assert not [line for line in lines_of(out, command) if "exists" in str(line["error"])]
+    assert not list(out.glob(".lora-ext*"))
+
+
+def test_a_file_of_the_user_s_is_no_result_of_a_killed_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder.parent / "out"
+    words = ["reweight", "--model", folder, "--save_to", out, "--te", "0.5"]
+    own = out / "a.safetensors"
+    own.parent.mkdir()
+    own.write_bytes(b"own")
+    assert run(*words) == run(*words) == 2
+    (out / ".lora-ext-reweight.begun").write_text("{}")
+    assert run(*words) == 2 and own.read_bytes() == b"own" and "a.safetensors exists" in capsys.readouterr().out
 
 
 def test_other_commands_take_folders(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

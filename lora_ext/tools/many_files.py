@@ -1,15 +1,18 @@
 """A command on many files: one bar, a report of each file, and a table of all at the end.
 
 Results keep their path below the folder that was searched. Beside them stands `lora-ext-COMMAND.jsonl`, a line of JSON
-for each file with its report; by it the same command, run again, does what is left.
+for each file with its report; by it the same command, run again, does what is left. A run that was killed leaves
+`.lora-ext-COMMAND.begun`, which names the files whose results it was to make: those are made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +141,8 @@ def process_files(
         elif record is not None and record.has(file):
             outcomes[file] = FileOutcome(str(file.path), "present")
     left = [file for file in files if file not in outcomes]
+    if record is not None:
+        record.begin(left)
     jobs = [_job(args, option, file, folder) for file in left]
     processes = args.processes or available_cores()
     if getattr(args, "device", "cpu") != "cpu":
@@ -160,6 +165,9 @@ def process_files(
                 so_far = f"{len(outcomes)} of {counted(len(files), 'file')}"
                 print_text(f"\n{so_far} done; the same command does the rest", file=sys.stderr)
             raise
+        finally:
+            if record is not None:
+                record.end()
     return [outcomes[file] for file in files]
 
 
@@ -271,12 +279,51 @@ class _Record:
             raise ToolError(f"{folder} is a file; the results of many files need a folder: --save_to FOLDER")
         _make_folder(folder)
         self._folder, self._path = folder, folder / f"lora-ext-{args.command}.jsonl"
+        self._begun, self._ending = folder / f".lora-ext-{args.command}.begun", getattr(args, "result_ending", "")
         values = {name: value for name, value in vars(args).items() if name not in (*_NOT_SETTINGS, option)}
         self._settings = json.loads(json.dumps(values, default=str))
         known = {} if args.overwrite else self._load()
         self._known = {name: row for name, row in known.items() if row.get("settings") == self._settings}
         with replacing_file(self._path, overwrite=True) as part:  # without half a line of a program that was killed
             part.write_text("".join(json.dumps(row) + "\n" for row in known.values()), encoding="utf-8")
+
+    def begin(self, files: Sequence[InputFile]) -> None:
+        """Notes which results are not there yet, and removes those that a run which was killed had made since its note:
+        they have no line, and would be in the way of this run's.
+        """
+        try:
+            earlier, since = parse_json(self._begun.read_text(encoding="utf-8")), self._begun.stat().st_mtime
+        except (OSError, ValueError):
+            earlier, since = None, 0.0
+        same = isinstance(earlier, dict) and earlier.get("settings") == self._settings
+        wanted = earlier.get("files") if same and isinstance(earlier, dict) else None
+        awaited = {}
+        for file in files:
+            name, there = displayed_name(file.name), self._results(file)
+            is_of_the_killed_run = isinstance(wanted, dict) and wanted.get(name) == self._stamp(file)
+            if is_of_the_killed_run and all(path.stat().st_mtime >= since for path in there):
+                for path in there:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                there = self._results(file)
+            if not there:
+                awaited[name] = self._stamp(file)
+        with replacing_file(self._begun, overwrite=True) as part:
+            part.write_text(json.dumps({"settings": self._settings, "files": awaited}), encoding="utf-8")
+
+    def end(self) -> None:
+        """Removes the note: every result has its line."""
+        with contextlib.suppress(OSError):
+            self._begun.unlink(missing_ok=True)
+
+    def _results(self, file: InputFile) -> list[Path]:
+        """The files that are where the results of a file go."""
+        made = self._folder / f"{file.name}.safetensors"
+        if not self._ending:
+            return [made] if made.is_file() else []
+        stem = re.escape(displayed_name(made.stem))
+        pattern = re.compile(f"{stem}{self._ending}", re.DOTALL)
+        return [path for path in made.parent.glob("*.safetensors") if pattern.fullmatch(displayed_name(path.stem))]
 
     def _load(self) -> dict[str, dict[str, object]]:
         """Name → its last line; lines that are damaged count as none."""
