@@ -164,6 +164,15 @@ def test_a_file_of_the_user_s_is_no_result_of_a_killed_run(folder: Path, capsys:
     assert run(*words) == 2 and own.read_bytes() == b"own" and "a.safetensors exists" in capsys.readouterr().out
 
 
+def test_notes_are_told_once_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The letters of a file's name were left out of every word: "the met…d…t… does not s…y" for a.safetensors."""
+    assert run("split-dylora", "--model", folder, "--save_to", folder.parent / "out", "--unit", "1") == 2
+    text = capsys.readouterr().out
+    assert (
+        "the metadata does not say" in text and text.count("does not say") == 1 and "a.safetensors and 1 more" in text
+    )
+
+
 def test_other_commands_take_folders(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "bad.safetensors").unlink()
     assert run("convert", "--model", folder, "--to", "diffusers", "--save_to", tmp_path / "c") == 0

@@ -226,14 +226,15 @@ def _sizes(outcomes: Iterable[FileOutcome[ToolReport]]) -> list[str]:
 
 
 def _notes(notes: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
-    """Each sentence of the reports once, with the files that it is about."""
-    files: dict[str, list[str]] = {}
+    """Each sentence of the reports once, with the files that it is about; with the first one's name in it."""
+    found: dict[str, tuple[str, list[str]]] = {}
     for model, texts in notes:
         for text in texts:
-            files.setdefault(text.replace(Path(model).stem, "…"), []).append(model)
+            named = re.sub(rf"(^|\bof ){re.escape(Path(model).stem)}(?=[: ])", r"\1…", text)
+            found.setdefault(named, (text, []))[1].append(model)
     return [
         f"  {text} ({models[0]}{f' and {len(models) - 1} more' if len(models) > 1 else ''})"
-        for text, models in files.items()
+        for text, models in found.values()
     ]
 
 
