@@ -19,8 +19,8 @@ from lora_ext.generate import Settings
 from lora_ext.generate.pipeline import with_size_and_seed
 from lora_ext.host.a1111.model_kind import sd_model_family, sd_model_native_size, sd_model_prediction
 from lora_ext.host.native_size import latent_size_of, native_size_for
-from lora_ext.host.standalone.native_size_of_file import native_size_of_file
 from lora_ext.host.standalone.trainable_model import StandaloneTrainableModel
+from lora_ext.host.standalone.unloaded_checkpoint import cross_attention_dim_of_file, native_size_of_file
 from lora_ext.train.config.recipe import Recipe
 from lora_ext.train.run import setup
 
@@ -79,6 +79,21 @@ def test_an_sd2_epsilon_checkpoint_has_512(tmp_path: Path) -> None:
     save_file(state_of("SD2"), path)
     assert read(path, prediction="epsilon").native_size == 512
     assert native_size_of_file(path) == 0, "only running the U-Net tells what it predicts"
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_the_width_by_which_lora_files_fit(family: str, tmp_path: Path) -> None:
+    """SD2 too, which does not say what it predicts; nothing of what is no checkpoint."""
+    path = tmp_path / "model.safetensors"
+    assert cross_attention_dim_of_file(path) == cross_attention_dim_of_file(tmp_path) == 0
+    state = state_of(family)
+    save_file(state, path)
+    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    assert cross_attention_dim_of_file(path) == state[key].shape[1]
+    small_unet(family).save_config(tmp_path / "unet")
+    assert cross_attention_dim_of_file(tmp_path) == small_unet(family).config.cross_attention_dim
+    path.write_bytes(b"none")
+    assert cross_attention_dim_of_file(path) == 0
 
 
 @pytest.mark.parametrize("sample_size", [8, (8, 12)])

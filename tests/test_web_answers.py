@@ -113,6 +113,7 @@ def call_every_route(api: Client) -> dict[str, Any]:
 def call_files(call: Caller) -> None:
     while call("GET", "/library", params={"sort": "name"})["pending"]:
         pass
+    call("GET", "/library/first?checkpoint=")
     for name in ("one", "two", "cut", "framed"):
         call("GET", f"/inspect?name={name}", label=f"/inspect of {name}")
     call("POST", "/metadata", json={"name": "two", "put": {"modelspec.title": "Two"}})

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import time
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import save_file
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
@@ -322,3 +325,40 @@ def test_a_set_from_a_picture_finds_renamed_files_by_their_hash(api: Client, kin
     assert found == "<lora:cat:0.6>\n<lora:sub/dog:1>"
     assert "infotext" in api("POST", "/sets/read", 400, json={"data": picture("", kind)})["error"]
     api("POST", "/sets/read", 400, json={"data": base64.b64encode(b"no picture").decode()})
+
+
+def _made_for(api: Client, name: str, dim: int, age: int, **metadata: str) -> Path:
+    """A file whose cross-attention takes in `dim`, changed `age` seconds before now."""
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{key}.lora_down.weight": torch.zeros(2, dim), f"{key}.lora_up.weight": torch.zeros(32, 2)}
+    path = api.root / "loras" / f"{name}.safetensors"
+    save_file(tensors, path, metadata=metadata or None)
+    now = time.time()
+    os.utime(path, (now - age, now - age))
+    return path
+
+
+def test_panels_begin_with_the_newest_file_that_fits_the_model(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They began with the newest file of any family, and the first sheet ended with "does not fit this model"."""
+    sd1 = {"ss_base_model_version": "sd_v1"}
+    for age, (name, dim) in enumerate({"xl": 2048, "two": 1024, "small": 128, "one": 768, "older": 768}.items()):
+        _made_for(api, name, dim, -100 + age, **(sd1 if dim in (128, 768) else {}))
+    (api.root / "loras" / "hurt.safetensors").write_bytes(b"none")
+    api.app_state.refresh_library()
+
+    def first(dim: int, checkpoint: str = "a model") -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(api.app_state.backend, "cross_attention_dim", lambda name: dim if name == checkpoint else 0)
+            return str(api("GET", f"/library/first?checkpoint={checkpoint}")["row"]["name"])
+
+    assert [first(dim) for dim in (2048, 1024, 768, 128)] == ["xl", "two", "one", "small"]
+    assert first(0) == first(4096) == "xl", "the newest one where the model is not known, or none fits"
+    assert api("GET", "/library/first?checkpoint=gone.safetensors")["row"]["name"] == "xl"
+
+
+def test_a_row_has_the_words_that_belong_into_the_prompt(api: Client) -> None:
+    _made_for(api, "stripes", 128, 0, **{"modelspec.trigger_phrase": "stripes"})
+    api.app_state.refresh_library()
+    api.app_state.catalogue.refresh(now=True)
+    rows = {row["name"]: row["prompt_words"] for row in api("GET", "/library")["rows"]}
+    assert (rows["stripes"], rows["cat"], rows["sub/dog"]) == ("stripes", "catto, fluffy fur", "")

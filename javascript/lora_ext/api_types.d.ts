@@ -262,6 +262,8 @@ export interface DuplicateRow {
     moving: boolean;
     /** What the user has marked it with. */
     marks: FileMarks;
+    /** The words that belong into the prompt with its tag; "" where none are known. */
+    prompt_words: string;
     /** Where the search was found, where that is not the name. */
     found: FoundText | null;
     /** What it is to the group's first file. */
@@ -384,6 +386,12 @@ export interface FileSplit {
     lbw: string;
     /** Its tag. */
     tag: string;
+}
+
+/** The file that panels begin with. */
+export interface FirstFile {
+    /** The newest file that fits the model, else the newest one; null without any. */
+    row: LibraryRow | null;
 }
 
 /** A job that was taken off the list. */
@@ -599,6 +607,8 @@ export interface LibraryRow {
     moving: boolean;
     /** What the user has marked it with. */
     marks: FileMarks;
+    /** The words that belong into the prompt with its tag; "" where none are known. */
+    prompt_words: string;
     /** Where the search was found, where that is not the name. */
     found: FoundText | null;
 }
@@ -668,6 +678,7 @@ export interface LoraFileDetails {
     thumb: number | null;
     moving: boolean;
     marks: FileMarks;
+    prompt_words: string;
     found: FoundText | null;
     /** What the files beside it say. */
     about: SidecarInfo;
@@ -1419,6 +1430,7 @@ export interface Answers {
     "GET /jobs/{job}": JobAnswer;
     "GET /layouts": LayoutsAnswer;
     "GET /library": LibraryPage;
+    "GET /library/first": FirstFile;
     "GET /library/names": FileNames;
     "GET /masks": MaskNames;
     "GET /native-size": NativeSize;

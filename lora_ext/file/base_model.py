@@ -13,9 +13,8 @@ from ..layer_names import TE, TE2, UNET, LayerId
 
 SD1, SD2, SDXL, UNKNOWN = "SD1", "SD2", "SDXL", "unknown"
 
-_CROSS = {768: SD1, 1024: SD2, 2048: SDXL}
-"""Width of the text encoder's output: what a cross-attention's `to_k` and `to_v` take in."""
-
+CROSS_ATTENTION_DIMS = {SD1: 768, SD2: 1024, SDXL: 2048}
+"""Family → width of the text encoder's output: what a cross-attention's `to_k` and `to_v` take in."""
 
 MODELSPEC_ARCHITECTURES = {
     SD1: "stable-diffusion-v1",
@@ -64,13 +63,26 @@ def detect_lora_family(
 def _by_shape(adapters: Mapping[LayerId, Adapter]) -> str | None:
     if any(layer_id.part == TE2 for layer_id in adapters):
         return SDXL
-    cross = (s for s in adapters if s.part == UNET and s.layer.endswith(("attn2.to_k", "attn2.to_v")))
-    family = _CROSS.get(_commonest(_width(adapters[layer_id].tensors) for layer_id in islice(cross, 4)))
-    if family:
-        return family
+    width = cross_attention_dim(adapters)
+    for family, dim in CROSS_ATTENTION_DIMS.items():
+        if width == dim:
+            return family
     text = (s for s in adapters if s.part == TE and s.layer.endswith(("q_proj", "k_proj", "mlp.fc1")))
     width = _commonest(_width(adapters[layer_id].tensors) for layer_id in islice(text, 4))
     return SD2 if width == 1024 else None
+
+
+def cross_attention_dim(adapters: Mapping[LayerId, Adapter]) -> int:
+    """Returns what the cross-attention layers of a file's model take in.
+
+    Args:
+        adapters: layer id → adapter.
+
+    Returns:
+        The width of the model's text encoder's output; 0 where no adapter of such a layer tells it.
+    """
+    cross = (s for s in adapters if s.part == UNET and s.layer.endswith(("attn2.to_k", "attn2.to_v")))
+    return _commonest(_width(adapters[layer_id].tensors) for layer_id in islice(cross, 4))
 
 
 def _commonest(numbers: Iterable[int | None]) -> int:

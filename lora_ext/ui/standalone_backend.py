@@ -22,9 +22,9 @@ from ..generate import GenerationReport, Settings, embedded_model, generate, loa
 from ..generate.image_renderer import StandaloneImageRenderer
 from ..host.standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
 from ..host.standalone.model import StandaloneModel
-from ..host.standalone.native_size_of_file import native_size_of_file
 from ..host.standalone.sampling import SAMPLERS, SCHEDULE_TYPES, TIMESTEP_SAMPLERS
 from ..host.standalone.trainable_model import StandaloneTrainableModel
+from ..host.standalone.unloaded_checkpoint import cross_attention_dim_of_file, native_size_of_file
 from ..inject.fallback import WeightChanges
 from ..protocols import TagInsertion, TrainableModel, UserFolders
 from ..region_masks import MASKS_FOLDER, MaskFolders
@@ -120,6 +120,10 @@ class StandaloneBackend:
         if self._model is not None and self._model[0] == checkpoint:
             return self._model[1].native_size
         return native_size_of_file(self.checkpoint_path(checkpoint))
+
+    def cross_attention_dim(self, checkpoint: str) -> int:
+        """See `Backend.cross_attention_dim`."""
+        return cross_attention_dim_of_file(self.checkpoint_path(checkpoint))
 
     def checkpoint_path(self, name: str) -> Path:
         """The file or folder of a name in `choices`. Raises FileError."""

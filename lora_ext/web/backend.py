@@ -149,6 +149,20 @@ class Backend(Protocol):
         """
         ...
 
+    def cross_attention_dim(self, checkpoint: str) -> int:
+        """What a model's cross-attention layers take in, which tells the LoRA files that fit it. It is not loaded.
+
+        Args:
+            checkpoint: As in `native_size`.
+
+        Returns:
+            The width of its text encoders' output; 0 where that is not known.
+
+        Raises:
+            FileError: There is no such checkpoint.
+        """
+        ...
+
     def choices(self) -> dict[str, list[str]]:
         """What the page's lists offer.
 

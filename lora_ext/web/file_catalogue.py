@@ -15,6 +15,7 @@ import torch
 from ..adapters import adapters_with_rank
 from ..errors import LoraError
 from ..file import safetensors_file
+from ..file.base_model import cross_attention_dim
 from ..file.containers import container_format
 from ..file.loading import assemble_lora_file, load_lora_file
 from ..file.lora_file import LoraFile
@@ -47,12 +48,14 @@ class FileSummary(_KnownSummary, total=False):
         mixed: Whether layers have different ranks; one whose change is 0 does not count.
         layers: How many layers it has.
         text: Whether it changes a text encoder.
+        cross_attention_dim: What the cross-attention layers of its model take in; 0 where the file does not tell.
         error: Why it cannot be read.
     """
 
     mixed: bool
     layers: int
     text: bool
+    cross_attention_dim: int
     error: str
 
 
@@ -97,6 +100,7 @@ def summarise_file(path: Path) -> FileSummary:
         "mixed": len(ranks) > 1,
         "layers": len(file.adapters),
         "text": any(layer_id.part != "unet" for layer_id in file.adapters),
+        "cross_attention_dim": cross_attention_dim(file.adapters),
     }
 
 

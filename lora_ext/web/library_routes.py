@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Depends, Query
@@ -15,6 +16,7 @@ from ..tools.metadata import edit_metadata
 from .app_state import AppState
 from .file_marks import MOST_STARS
 from .file_moves import rename_file
+from .first_file import newest_fitting_file
 from .library_query import LibraryQuery
 from .library_rows import LibraryRow, LoraFileDetails, inspect_library_file, library_row
 from .routing import RequestBody
@@ -92,6 +94,17 @@ class LibraryPage:
 
 
 @dataclass(frozen=True)
+class FirstFile:
+    """The file that panels begin with.
+
+    Attributes:
+        row: The newest file that fits the model, else the newest one; null without any.
+    """
+
+    row: LibraryRow | None
+
+
+@dataclass(frozen=True)
 class FileName:
     """The name of a file in the library."""
 
@@ -151,6 +164,16 @@ def register_library_routes(api: APIRouter, app_state: AppState) -> None:
             letters=found.letters,
             errors=[app_state.hide_folders(error) for error in errors],
         )
+
+    @api.get("/library/first")
+    def first(checkpoint: str = Query("", max_length=800)) -> FirstFile:
+        """The file that panels begin with. checkpoint: the model that draws, as in `/native-size`."""
+        app_state.catalogue.refresh()
+        dim = 0
+        with suppress(FileError):  # drawing with it says what is wrong
+            dim = app_state.backend.cross_attention_dim(checkpoint)
+        entry = newest_fitting_file(app_state, dim)
+        return FirstFile(None if entry is None else library_row(app_state, entry))
 
     @api.get("/library/names")
     def names(query: LibraryQuery = _QUERY) -> FileNames:

@@ -37,6 +37,7 @@ class LibraryRow:
         thumb: When the picture or video beside it was changed, in seconds since 1970; null without one.
         moving: Whether that is a video.
         marks: What the user has marked it with.
+        prompt_words: The words that belong into the prompt with its tag; "" where none are known.
         found: Where the search was found, where that is not the name.
     """
 
@@ -54,6 +55,7 @@ class LibraryRow:
     thumb: float | None
     moving: bool
     marks: FileMarks
+    prompt_words: str
     found: FoundText | None
 
 
@@ -82,6 +84,7 @@ class LoraFileDetails(InspectionReport):
     thumb: float | None
     moving: bool
     marks: FileMarks
+    prompt_words: str
     found: FoundText | None
     about: SidecarInfo
     words: list[str]
@@ -110,6 +113,7 @@ def library_row(app_state: AppState, entry: LibraryEntry, search: str = "") -> L
         thumb=beside.stat().st_mtime if beside else None,
         moving=beside is not None and beside.name.endswith(VIDEO_SUFFIXES),
         marks=app_state.search.marks_of(entry),
+        prompt_words=app_state.search.info(entry).prompt_words,
         found=app_state.search.found_text(entry, search),
     )
 

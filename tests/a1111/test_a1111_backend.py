@@ -311,3 +311,25 @@ def test_a_half_precision_encoder_that_overflows_computes_once_more(webui: Stand
     assert next(model.first_stage_model.parameters()).dtype == torch.float16
     model.first_stage_model = original
     torch.testing.assert_close(made, wanted, rtol=0.01, atol=0.01)
+
+
+def test_what_fits_is_told_by_the_chosen_checkpoint_before_it_is_loaded(
+    webui: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules import sd_models
+
+    from lora_ext.embedded import CHECKPOINT
+
+    def none() -> None:
+        raise FileNotFoundError("No checkpoints found")
+
+    backend = webui.entry.tab.app_state.backend
+    monkeypatch.setattr(sd_models.model_data, "sd_model", None)
+    for select, width in (
+        (lambda: SimpleNamespace(filename=str(CHECKPOINT)), 128),
+        (lambda: None, 0),
+        (none, 0),
+    ):
+        monkeypatch.setattr(sd_models, "select_checkpoint", select)
+        assert backend.cross_attention_dim("another that the page names") == width
+    assert sd_models.model_data.sd_model is None

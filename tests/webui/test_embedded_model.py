@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from server import WebUI
 
 from lora_ext.embedded import LORA_DIR
@@ -43,3 +47,22 @@ def test_its_loras_act(embedded_model: WebUI, name: str) -> None:
 
 def test_its_own_side_is_taken_for_sheets(embedded_model: WebUI) -> None:
     assert embedded_model.call("/probe/native_side") == [64, 64, 64]
+
+
+def test_panels_begin_with_a_file_that_fits(embedded_model: WebUI) -> None:
+    """Not with the newest one, which is for another model; the chosen checkpoint's header tells."""
+    webui = embedded_model
+    assert webui.data is not None
+    other = webui.data / "models" / "Lora" / "other.safetensors"
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{key}.lora_down.weight": torch.zeros(2, 2048), f"{key}.lora_up.weight": torch.zeros(640, 2)}, other)
+    os.utime(other, (time.time() + 60, time.time() + 60))
+    try:
+        end = time.monotonic() + 60
+        while webui.call("/lora-ext/v1/library?limit=1")["rows"][0]["title"] != "other":
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        found = webui.call("/lora-ext/v1/library/first?checkpoint=tiny-sd15.safetensors")["row"]["title"]
+        assert found in {path.stem for path in LORA_DIR.glob("*.safetensors")}
+    finally:
+        other.unlink()

@@ -2,7 +2,7 @@
 import { h } from "../core/elements.mjs";
 import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
-import { field, grid, select, summary, textArea } from "../controls/basic.mjs";
+import { field, grid, select, summary } from "../controls/basic.mjs";
 import {
     cfgField,
     checkpointSelect,
@@ -14,6 +14,7 @@ import {
     usualSteps,
 } from "../controls/sampling_fields.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
+import { UsualPrompt } from "../library/usual_prompt.mjs";
 import { axisField } from "./axis_field.mjs";
 
 /** @typedef {import("../api_types").AxisExample} AxisKind */
@@ -106,20 +107,26 @@ function choose(element, value) {
 export function sheetForm(kinds, datasets, stored) {
     const axes = axisFields(kinds, stored.axes);
     const sampling = samplingFields(stored);
-    const prompt = textArea(3, stored.prompt ?? (page.choices.draws ? "a red circle on a blue background" : ""));
-    const picker = new LoraPicker({ label: t("LoRA"), tip: t("The file that columns, rows and pages vary") });
+    const prompt = new UsualPrompt(stored.prompt);
+    const picker = new LoraPicker({
+        label: t("LoRA"),
+        tip: t("The file that columns, rows and pages vary"),
+        onpick: (row) => prompt.follow(row),
+    });
     const dataset = select([["", t("no scores by likeness")], ...datasets], stored.dataset || "");
     return {
         picker,
         elements: [
             picker.element,
             axes.elements,
-            field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
+            field(t("Prompt"), prompt.element, t("What is drawn; the LoRA's tag is added where it is missing")),
             field(t("Training pictures"), dataset, t("Each picture is scored by its likeness to these")),
         ],
         settings: sampling.element,
+        checkpoint: () => sampling.get().checkpoint,
+        ownPrompt: () => prompt.own,
         get: () => ({
-            prompt: prompt.value,
+            prompt: prompt.text,
             lora: picker.value ? picker.value.name : "",
             dataset: dataset.value,
             ...axes.get(),
@@ -128,7 +135,7 @@ export function sheetForm(kinds, datasets, stored) {
         /** Shows what a sheet was asked for; empty for one of the command line. @param {Stored} asked */
         take(asked) {
             if (!("prompt" in asked)) return;
-            prompt.value = asked.prompt;
+            prompt.take(asked.prompt);
             choose(dataset, asked.dataset || "");
             axes.set({ x: asked.x || "", y: asked.y || "", z: asked.z || "" });
             sampling.set(asked);

@@ -2,6 +2,7 @@
 import { api } from "../core/api.mjs";
 import { h } from "../core/elements.mjs";
 import { page } from "../core/page.mjs";
+import { loadStored } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { select } from "./basic.mjs";
 import { rangeField } from "./range_field.mjs";
@@ -91,6 +92,10 @@ export async function showNativeSize(fields, checkpoint) {
 /** @param {Stored} stored @param {number} max */
 export const batchField = (stored, max) =>
     range(stored, "batch", t("Pictures"), t("Pictures per batch"), [1, max, 1], 1);
+
+/** The model of panels without a choice of their own: the one that was used last to generate, else the first one. */
+export const lastCheckpoint = () =>
+    loadStored("generate", /** @type {Stored} */ ({})).checkpoint ?? page.choices.checkpoints[0] ?? "";
 
 /** @param {string | undefined} stored the checkpoint of before */
 export function checkpointSelect(stored) {

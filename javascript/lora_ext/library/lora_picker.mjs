@@ -111,15 +111,19 @@ export class LoraPicker {
         return found;
     });
 
-    /** Chooses the file that was chosen last in this browser, else the newest one, where none is chosen. */
-    chooseFirst = showingErrors(async () => {
+    /**
+     * Chooses the file that was chosen last in this browser, else the newest one that fits a model, else the newest
+     * one, where none is chosen.
+     *
+     * Takes the model that draws; in the web UI it is its own.
+     */
+    chooseFirst = showingErrors(async (/** @type {string} */ checkpoint) => {
         const last = loadStored("lora", "");
         if ((last && (await this.choose(last, true))) || this.value) return;
-        const page = /** @type {LibraryPage} */ (await api("/library", { query: { sort: "newest", limit: 1 } }));
-        const newest = page.rows[0];
-        if (!newest || this.value) return;
-        this.value = newest;
+        const { row } = await api("/library/first", { query: { checkpoint } });
+        if (!row || this.value) return;
+        this.value = row;
         this.showChosen();
-        this.onpick(newest);
+        this.onpick(row);
     });
 }

@@ -7,19 +7,7 @@ import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { analysisWays, blockMap } from "../blocks/block_map.mjs";
-import {
-    button,
-    card,
-    columns,
-    field,
-    grid,
-    note,
-    segments,
-    select,
-    stack,
-    summary,
-    textArea,
-} from "../controls/basic.mjs";
+import { button, card, columns, field, grid, note, segments, select, stack, summary } from "../controls/basic.mjs";
 import { rangeField } from "../controls/range_field.mjs";
 import {
     cfgField,
@@ -32,6 +20,7 @@ import {
 import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
+import { UsualPrompt } from "../library/usual_prompt.mjs";
 
 /** @typedef {import("../api_types").LibraryRow} LibraryRow */
 /** @typedef {Record<string, any>} Stored */
@@ -41,8 +30,7 @@ let parts;
 
 /** The settings of the pictures by which blocks are measured. @param {Stored} stored */
 function pictureFields(stored) {
-    const usualPrompt = page.choices.draws ? "a red circle on a blue background" : "";
-    const prompt = textArea(3, stored.prompt ?? usualPrompt);
+    const prompt = new UsualPrompt(stored.prompt);
     const numbers = {
         seeds: rangeField(t("Pictures per block"), {
             min: 1,
@@ -59,15 +47,15 @@ function pictureFields(stored) {
     const checkpoint = checkpointSelect(stored.checkpoint);
     const model = page.choices.draws ? field(t("Model"), checkpoint, t("The model that generates the pictures")) : null;
     const element = stack(
-        field(t("Prompt"), prompt, t("What is drawn; the LoRA's tag is added where it is missing")),
+        field(t("Prompt"), prompt.element, t("What is drawn; the LoRA's tag is added where it is missing")),
         h("details", {}, summary(t("Settings")), grid(model, Object.values(numbers))),
     );
     const get = () => ({
-        prompt: prompt.value,
+        prompt: prompt.text,
         checkpoint: checkpoint.value || "",
         ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
     });
-    return { element, get };
+    return { element, get, prompt };
 }
 
 /** How each block is measured, and the settings of the pictures for it. @param {Stored} stored */
@@ -84,6 +72,7 @@ function measureFields(stored) {
     const label = h("span", { class: "lx-label" }, title);
     return {
         elements: [h("div", { class: "lx-field" }, label, ways), pictures.element],
+        prompt: pictures.prompt,
         get: () => ({ way, ...pictures.get() }),
     };
 }
@@ -112,13 +101,15 @@ function layoutSelect() {
 /**
  * What the API is asked for; remembered.
  * @param {string} lora
- * @param {Stored} settings
+ * @param {number} layout
+ * @param {ReturnType<typeof measureFields>} measuring
  */
-function analysisRequest(lora, settings) {
+function analysisRequest(lora, layout, measuring) {
+    const settings = /** @type {Stored} */ ({ layout, ...measuring.get() });
     const { samplers } = page.choices;
     const sampler = samplers.includes("DPM++ 2M") ? {} : { sampler: samplers[0] };
     const request = { lora, ...sampler, ...settings };
-    store("blocks", request);
+    store("blocks", { ...request, prompt: measuring.prompt.own });
     const seeds = Array.from({ length: settings.seeds }, (_, i) => settings.seed + i).join(",");
     return { ...request, seeds };
 }
@@ -131,6 +122,7 @@ function build(panel) {
         label: t("LoRA"),
         onpick: showingErrors(async (/** @type {LibraryRow} */ row) => {
             itemShown("blocks");
+            measuring.prompt.follow(row);
             const file = await api("/inspect", { query: { name: row.name } });
             if (picker.value === row) layout.fit(file); // else another file was chosen meanwhile
         }),
@@ -145,8 +137,7 @@ function build(panel) {
     });
     const measure = showingErrors(async () => {
         if (!picker.value) return toast(t("Choose a file"), "bad");
-        const settings = /** @type {Stored} */ ({ layout: layout.get(), ...measuring.get() });
-        return view.run("/compare/blocks", analysisRequest(picker.value.name, settings));
+        return view.run("/compare/blocks", analysisRequest(picker.value.name, layout.get(), measuring));
     });
     const start = button(t("Measure"), measure, {
         kind: "main",
@@ -162,7 +153,7 @@ function build(panel) {
     setChildren(panel, columns("", [side], [card(t("Result"), view.element, out)]));
     parts = { picker, view };
     view.resume();
-    picker.chooseFirst();
+    picker.chooseFirst(measuring.get().checkpoint);
 }
 
 registerJobOpener(["blocks"], (job) => {

@@ -60,7 +60,7 @@ function fill(panel, form) {
     const draw = showingErrors((/** @type {Settings} */ more) => {
         const request = /** @type {Settings} */ ({ ...form.get(), ...more });
         const { x, y, z } = request;
-        store("compare", { ...request, axes: { x, y, z } });
+        store("compare", { ...request, prompt: form.ownPrompt(), axes: { x, y, z } });
         if (!view.isBusy()) {
             running.clear();
             setChildren(out);
@@ -81,7 +81,7 @@ function fill(panel, form) {
     parts = { form, view };
     if (pending) view.attach(pending.id);
     else view.resume();
-    form.picker.chooseFirst();
+    form.picker.chooseFirst(form.checkpoint());
 }
 
 registerJobOpener(["compare"], (job) => {

@@ -2,12 +2,11 @@
 import { api } from "../core/api.mjs";
 import { h, setChildren } from "../core/elements.mjs";
 import { copyText, showingErrors, toast } from "../core/messages.mjs";
-import { page } from "../core/page.mjs";
 import { registerPanel } from "../core/panels.mjs";
 import { loadStored, store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, buttonRow, card, columns, field, grid, note, textArea } from "../controls/basic.mjs";
-import { showNativeSize, sizeField } from "../controls/sampling_fields.mjs";
+import { lastCheckpoint, showNativeSize, sizeField } from "../controls/sampling_fields.mjs";
 import { promptButtons, writtenText } from "../prompts/prompt_fields.mjs";
 import { MaskPainter } from "../regions/mask_painter.mjs";
 import { RegionCanvas } from "../regions/region_canvas.mjs";
@@ -250,9 +249,7 @@ class RegionsPanel {
 
     /** Asks for what the fields offer: the model's own size and the masks. */
     async load() {
-        const { checkpoint } = loadStored("generate", /** @type {{ checkpoint?: string }} */ ({}));
-        const model = checkpoint ?? page.choices.checkpoints[0] ?? "";
-        this.ownSide = (await showNativeSize(Object.values(this.sizes), model)) || USUAL_SIDE;
+        this.ownSide = (await showNativeSize(Object.values(this.sizes), lastCheckpoint())) || USUAL_SIDE;
         this.canvas.setAspect(this.aspect());
         await this.loadMasks();
         this.showFields();

@@ -9,6 +9,7 @@ import { itemShown, registerPanel, showPanel } from "../core/panels.mjs";
 import { store } from "../core/storage.mjs";
 import { t } from "../core/strings.mjs";
 import { button, card, columns, buttonRow } from "../controls/basic.mjs";
+import { lastCheckpoint } from "../controls/sampling_fields.mjs";
 import { undoable } from "../controls/undo.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { promptButtons, writtenText } from "../prompts/prompt_fields.mjs";
@@ -285,7 +286,7 @@ class WeightsPanel {
         this.setLayout(this.size);
         showingErrors(async () => {
             await this.presets.load();
-            await this.picker.chooseFirst();
+            await this.picker.chooseFirst(lastCheckpoint());
         })();
         on("presets", this.presets.load);
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from modules import call_queue, paths, sd_samplers, shared
+from modules import call_queue, paths, sd_models, sd_samplers, shared
 from PIL import Image
 
 from ...adapter_spec import Presets
@@ -20,6 +20,7 @@ from ...fit_report import FitReport
 from ...protocols import TagInsertion, TrainableModel, UserFolders
 from ...train.data.captioning import ImageCaptioner
 from ..standalone.captioner_folders import CAPTIONERS_FOLDER, find_captioners
+from ..standalone.unloaded_checkpoint import cross_attention_dim_of_file
 from .image_renderer import A1111ImageRenderer
 from .interrogators import interrogators
 from .model_kind import sd_model_native_size
@@ -139,6 +140,13 @@ class A1111Backend:
         """See `Backend.native_size`: pictures are drawn with the web UI's own model."""
         model = current_sd_model()
         return 0 if model is None else sd_model_native_size(model)
+
+    def cross_attention_dim(self, checkpoint: str) -> int:
+        """See `Backend.cross_attention_dim`: of the checkpoint chosen at the top of the page."""
+        with suppress(FileNotFoundError):  # the web UI has no checkpoint
+            chosen = sd_models.select_checkpoint()
+            return cross_attention_dim_of_file(Path(chosen.filename)) if chosen else 0
+        return 0
 
     def choices(self) -> dict[str, list[str]]:
         """Returns samplers, schedules, and checkpoints by their path in their folder."""
