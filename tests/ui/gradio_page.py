@@ -1,5 +1,7 @@
 """`python gradio_page.py --data_dir DIR --port PORT`: the tab in a page of gradio's, as in the web UI.
 
+With `--prompts` beside a tab txt2img, which has the web UI's fields and tells what gradio's server has got of them.
+
 The tab, its API and its element are what the web UI gets (`ui.webui.Tab`); only the program is the standalone one, so
 that every panel is there. The web UI puts an extension's scripts and style sheet into its page's head; so does this.
 """
@@ -26,11 +28,30 @@ FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-
 """Fetched from nowhere."""
 
 
-def page(tab: Tab) -> gr.Blocks:
-    """A page with the tab alone."""
+class BackendWithPrompts(StandaloneBackend):
+    """Its page has the web UI's prompt fields."""
+
+    has_prompt_fields = True
+
+
+def page(tab: Tab, prompts: bool) -> gr.Blocks:
+    """A page with the tab alone, or beside txt2img."""
     with gr.Blocks(title="gradio", analytics_enabled=False, theme=gr.themes.Default(**FONTS)) as made:
-        for inner, _, _ in tab.page():
-            inner.render()
+        if not prompts:
+            for inner, _, _ in tab.page():
+                inner.render()
+            return made
+        with gr.Tabs(elem_id="tabs"):
+            with gr.TabItem("txt2img"):
+                fields = [gr.Textbox("a photo", label="Prompt", lines=3, elem_id="txt2img_prompt")]
+                for side in ("width", "height"):
+                    fields.append(gr.Slider(64, 2048, 512, step=8, label=side.title(), elem_id=f"txt2img_{side}"))
+                got = gr.Textbox(label="Got", elem_id="got")
+                for field in fields:
+                    field.change(lambda *values: " | ".join(map(str, values)), fields, got)
+            for inner, title, _ in tab.page():
+                with gr.TabItem(title):
+                    inner.render()
     return made
 
 
@@ -62,11 +83,13 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path)
     parser.add_argument("--port", type=int)
     parser.add_argument("--device")
+    parser.add_argument("--prompts", action="store_true")
     args = parser.parse_args()
-    tab = Tab(StandaloneBackend(standalone_folders(args.data_dir), Settings(device=args.device)), dict)
+    backend = BackendWithPrompts if args.prompts else StandaloneBackend
+    tab = Tab(backend(standalone_folders(args.data_dir), Settings(device=args.device)), dict)
     app = FastAPI()
     with_files(app)
-    app = gr.mount_gradio_app(app, page(tab), path="/")
+    app = gr.mount_gradio_app(app, page(tab, args.prompts), path="/")
     tab.serve(None, app)
     uvicorn.run(app, port=args.port, log_level="warning")
 

@@ -71,6 +71,33 @@ def test_regions_become_a_prompt(page: Any, server: Server) -> None:
     assert prompt.is_visible() and prompt.evaluate("e => e === document.activeElement")
 
 
+def test_the_size_goes_along(page: Any) -> None:
+    """The regions were drawn for one shape and the picture had another, and a reload lost the size."""
+    panel = go(page, "regions")
+    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
+    for name, value in (("Width", "96"), ("Height", "64")):
+        panel.locator(f"input[type=number][aria-label={name}]").fill(value)
+    panel.get_by_role("button", name="Insert into prompt").click()
+    panel.get_by_text("Width and height are 96 × 64 now, as the regions are drawn for.").wait_for()
+    panel.get_by_role("button", name="Go to Generate").click()
+    sides = [page.locator(f"#lx-panel-generate input[type=number][aria-label={name}]") for name in ("Width", "Height")]
+    assert [side.input_value() for side in sides] == ["96", "64"] and all(side.is_visible() for side in sides)
+    go(page, "regions").get_by_role("button", name="Undo").click()
+    assert [side.input_value() for side in sides] == ["", ""]
+
+    # the model's own size is left to each panel
+    page.reload()
+    box = panel.locator(".lx-region-canvas").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(1.5, abs=0.05)
+    for name in ("Width", "Height"):
+        panel.locator(f"input[type=number][aria-label={name}]").fill("")
+    go(page, "generate")
+    sides[0].fill("128")
+    go(page, "regions").get_by_role("button", name="Insert into prompt").click()
+    panel.get_by_text("This text has replaced the prompt of Generate.").wait_for()
+    assert [side.input_value() for side in sides] == ["128", ""] and not panel.get_by_text("Width and height").count()
+
+
 def test_a_painted_mask_is_a_region(page: Any, server: Server) -> None:
     panel = go(page, "regions")
     panel.get_by_role("button", name="Add a LoRA").click()

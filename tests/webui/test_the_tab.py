@@ -64,6 +64,43 @@ def test_what_was_inserted_is_what_is_drawn(page: Any, webui: WebUI) -> None:
     assert (webui.make(prompt).pixels != webui.make("<lora:lierla:1>").pixels).any()
 
 
+def test_regions_are_inserted_with_their_size(page: Any) -> None:
+    """txt2img kept its own size, another shape than the regions were drawn for. Go to txt2img shows what was done."""
+    page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
+    prompt = page.locator("#txt2img_prompt textarea")
+    prompt.fill("a photo of a cat")
+    sides = [page.locator(f"#txt2img_{side} input[type=number]") for side in ("width", "height")]
+    before = [side.input_value() for side in sides]
+    open_tab(page)
+    page.click("#lx-tab-regions")
+    panel = page.locator("#lx-panel-regions")
+    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
+    for label, value in (("Width", "128"), ("Height", "64")):
+        panel.locator(f"input[type=number][aria-label={label}]").fill(value)
+    panel.get_by_role("button", name="Add a LoRA").click()
+    picker = panel.locator(".lx-picker:visible").first
+    picker.locator(".lx-pick").click()
+    picker.locator("input[type=search]").fill("lierla")
+    picker.locator(".lx-item", has=page.get_by_text("lierla", exact=True)).first.click()
+    panel.locator("code.lx-tag", has_text="<lora:lierla:1:at=left>").wait_for()
+    panel.get_by_role("button", name="Insert into txt2img").click()
+    panel.get_by_text("Width and height are 128 × 64 now, as the regions are drawn for.").wait_for()
+    assert not prompt.is_visible()
+    panel.get_by_role("button", name="Go to txt2img").click()
+    assert prompt.is_visible() and prompt.evaluate("e => e === document.activeElement")
+    assert prompt.input_value() == "two shapes <lora:lierla:1:at=left>"
+    for side, value in zip(sides, ("128", "64"), strict=True):
+        assert side.is_visible() and side.input_value() == value
+    page.locator("#txt2img_steps input[type=number]").fill("1")
+    page.click("#txt2img_generate")
+    page.locator("#html_info_txt2img", has_text="Size: 128x64").wait_for(timeout=PATIENCE)
+
+    open_tab(page)
+    panel.get_by_role("button", name="Undo").click()
+    assert prompt.input_value() == "a photo of a cat"
+    assert [side.input_value() for side in sides] == before
+
+
 def test_weights_that_acted_are_drawn_under_the_picture(page: Any, webui: WebUI) -> None:
     """Below the comments of the web UI's own page."""
     webui.options(lora_ext_show_curve=True)

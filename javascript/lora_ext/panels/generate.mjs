@@ -30,8 +30,10 @@ import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").GenerateResult} Pictures */
 /** @typedef {ReturnType<typeof numberField>} NumberField */
+/** @typedef {ReturnType<typeof sizeFields>} Sizes */
 
-/** @type {{ prompt: HTMLTextAreaElement, negative: HTMLTextAreaElement, seed: NumberField, view: JobView }} */
+/** @typedef {{ prompt: HTMLTextAreaElement, negative: HTMLTextAreaElement, seed: NumberField, sizes: Sizes }} Fields */
+/** @type {Fields & { view: JobView }} */
 let parts;
 
 /** @param {Pictures | null} result */
@@ -72,10 +74,11 @@ function settingsFields(stored) {
     const checkpoint = checkpointSelect(stored.checkpoints);
     const sampler = choose("samplers"),
         scheduler = choose("schedulers");
+    const sizes = sizeFields(stored, checkpoint);
     const numbers = {
         steps: stepsField(stored, 20),
         cfg: cfgField(stored, 2.5),
-        ...sizeFields(stored, checkpoint),
+        ...sizes,
         batch: batchField(stored, 8),
     };
     const seed = numberField(t("Seed"), stored.seed ?? 7, {
@@ -104,7 +107,7 @@ function settingsFields(stored) {
         show_curve: curve.box.checked,
         ...Object.fromEntries(Object.entries(numbers).map(([name, number]) => [name, number.get()])),
     });
-    return { elements, seed, get };
+    return { elements, seed, sizes, get };
 }
 
 /** The picker, with a button that writes the chosen file's tag and words into the prompt. */
@@ -179,7 +182,7 @@ function build(panel) {
         ),
     );
     view.resume();
-    parts = { prompt, negative, seed: settings.seed, view };
+    parts = { prompt, negative, seed: settings.seed, sizes: settings.sizes, view };
 }
 
 /** The panel's parts, built where it was not shown yet. */
@@ -203,6 +206,15 @@ const generatePrompt = {
     getNegative: () => built().negative.value,
     setNegative: (/** @type {string} */ text) => void (built().negative.value = text),
     setSeed: (/** @type {number} */ seed) => built().seed.set(seed),
+    getSize() {
+        const { width, height } = built().sizes;
+        return { width: Number(width.box.value), height: Number(height.box.value) };
+    },
+    setSize(/** @type {{ width: number, height: number }} */ size) {
+        const { width, height } = built().sizes;
+        width.set(size.width);
+        height.set(size.height);
+    },
 };
 registerPrompt(generatePrompt);
 registerJobOpener(["generate"], (job) => {

@@ -15,6 +15,7 @@ import { regionPrompt } from "../regions/region_text.mjs";
 
 /** @typedef {import("../regions/region_text.mjs").Region} Region */
 /** @typedef {import("../regions/region_canvas.mjs").Sides} Sides */
+/** @typedef {import("../prompts/prompt_fields.mjs").PromptField} PromptField */
 
 const USUAL_SIDE = 512;
 
@@ -81,6 +82,12 @@ class RegionsPanel {
             }
         });
         return Math.min(4, Math.max(0.25, height / width));
+    }
+
+    /** The size that the user has given to the picture; null for the model's own. Throws where it is wrong. */
+    givenSize() {
+        const [width, height] = [this.sizes.width, this.sizes.height].map((size) => Number(size.get()));
+        return width || height ? { width: width || this.ownSide, height: height || this.ownSide } : null;
     }
 
     resize() {
@@ -179,7 +186,8 @@ class RegionsPanel {
             told ? note(told, "bad") : null,
             ratios ? note(t("Sizes of the regions: give these ratios where the picture is drawn: {0}", ratios)) : null,
         );
-        store("regions", { common: this.common.value, regions: this.regions });
+        const [width, height] = [this.sizes.width, this.sizes.height].map((size) => Number(size.box.value));
+        store("regions", { common: this.common.value, regions: this.regions, width, height });
     }
 
     prompt() {
@@ -187,24 +195,42 @@ class RegionsPanel {
         return regionPrompt(this.common.value, chosen);
     }
 
+    /**
+     * Writes the prompt into one of the page's, with the size that the regions are drawn for: in a picture of another
+     * shape they would be others.
+     * @param {PromptField} prompt
+     * @returns what was done, and how it is undone
+     */
+    insert(prompt) {
+        const { text } = this.prompt();
+        if (!text) throw new Error(nothingYet());
+        const size = this.givenSize(),
+            before = { text: prompt.get(), size: prompt.getSize() };
+        const isSized = size && before.size && (size.width !== before.size.width || size.height !== before.size.height);
+        const isReplaced = before.text && before.text !== text;
+        prompt.set(text);
+        if (isSized) prompt.setSize(size);
+        const putBack = () => {
+            prompt.set(before.text);
+            if (isSized && before.size) prompt.setSize(before.size);
+            undo.closest("p")?.setAttribute("hidden", "");
+        };
+        const undo = button(t("Undo"), putBack, { tip: t("Puts back what was there before") });
+        const sized = (/** @type {string} */ shown) =>
+            t("Width and height are {0} now, as the regions are drawn for.", shown);
+        return [
+            isReplaced ? t("This text has replaced the prompt of {0}.", prompt.place()) : writtenText(prompt, text),
+            isSized ? ` ${sized(`${size.width} × ${size.height}`)}` : null,
+            isReplaced || isSized ? [" ", undo] : null,
+        ];
+    }
+
     /** The prompt with what can be done with it. */
     promptCard() {
         const inserts = promptButtons(
-            async (prompt) => {
-                const before = prompt.get(),
-                    { text } = this.prompt();
-                if (!text) throw new Error(nothingYet());
-                prompt.set(text);
-                if (!before || before === text) return writtenText(prompt, text);
-                const putBack = () => {
-                    prompt.set(before);
-                    undo.closest("p")?.setAttribute("hidden", "");
-                };
-                const undo = button(t("Undo"), putBack, { tip: t("Puts the prompt of before back") });
-                return [t("This text has replaced the prompt of {0}.", prompt.place()), " ", undo];
-            },
+            (prompt) => this.insert(prompt),
             "main",
-            t("Writes this text in the place of the prompt"),
+            t("Writes this text in the place of the prompt, and takes along the size that you gave to the picture"),
         );
         const copy = button(t("Copy"), () => copyText(this.prompt().text), { tip: t("Copy the prompt as text") });
         return card(t("Prompt"), this.text, this.notes, buttonRow(inserts, copy));

@@ -9,6 +9,8 @@ import { button } from "../controls/basic.mjs";
 
 /** @typedef {import("../controls/basic.mjs").Child} Child */
 
+/** @typedef {{ width: number, height: number }} Size pixels; 0 for the model's own size */
+
 /**
  * @typedef {object} PromptField
  * @property {() => string} label of the button that writes into it
@@ -21,6 +23,8 @@ import { button } from "../controls/basic.mjs";
  * @property {() => string} getNegative
  * @property {(text: string) => void} setNegative
  * @property {(seed: number) => void} setSeed
+ * @property {() => Size | null} getSize of its pictures; null where it has no fields for it
+ * @property {(size: Size) => void} setSize
  */
 
 /**
@@ -42,6 +46,9 @@ function type(element, value) {
 function webuiPrompt(name, label, takeLabel) {
     /** @param {string} part @returns {HTMLTextAreaElement | null} */
     const field = (part) => document.querySelector(`#${name}_${part} textarea`);
+    /** The number fields of width and height; each has a slider beside it. @returns {(HTMLInputElement | null)[]} */
+    const sides = () =>
+        ["width", "height"].map((side) => document.querySelector(`#${name}_${side} input[type=number]`));
     const write = (/** @type {string} */ part, /** @type {string} */ text) => {
         const element = field(part);
         if (!element) throw new Error(t("The prompt field was not found."));
@@ -65,6 +72,15 @@ function webuiPrompt(name, label, takeLabel) {
         setSeed(seed) {
             const element = /** @type {HTMLInputElement | null} */ (document.querySelector(`#${name}_seed input`));
             if (element) type(element, seed);
+        },
+        getSize() {
+            const [width, height] = sides();
+            return width && height ? { width: Number(width.value), height: Number(height.value) } : null;
+        },
+        setSize(size) {
+            const [width, height] = sides();
+            if (width) type(width, size.width);
+            if (height) type(height, size.height);
         },
     };
 }
@@ -90,7 +106,7 @@ export function registerPrompt(prompt) {
 
 /**
  * A button for each prompt that the page has, and the line below them that tells what was written where.
- * @param {(prompt: PromptField) => Promise<Child>} act writes into the prompt; answers with that line's text
+ * @param {(prompt: PromptField) => Child | Promise<Child>} act writes into the prompt; answers with that line's text
  * @param {string} kind of the buttons
  * @param {string} tip
  */
