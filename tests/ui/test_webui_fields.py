@@ -43,6 +43,7 @@ def test_regions_are_inserted_with_their_size_and_the_tab_is_shown(prompts_page:
     panel.get_by_text("Width and height are 768 × 384 now, as the regions are drawn for.").wait_for()
     panel.get_by_role("button", name="Go to txt2img").click()
     prompt = page.locator("#txt2img_prompt textarea")
+    page.locator("#txt2img_prompt textarea:focus").wait_for()
     assert prompt.is_visible() and prompt.input_value() == "two shapes"
     shown = [page.locator(f"#txt2img_{side} input[type={kind}]") for side in ("width", "height") for kind in KINDS]
     until(page, "text => document.querySelector('#got textarea').value === text", "two shapes | 768 | 384")

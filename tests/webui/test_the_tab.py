@@ -87,13 +87,13 @@ def test_regions_are_inserted_with_their_size(page: Any) -> None:
     panel.get_by_text("Width and height are 128 × 64 now, as the regions are drawn for.").wait_for()
     assert not prompt.is_visible()
     panel.get_by_role("button", name="Go to txt2img").click()
-    assert prompt.is_visible() and prompt.evaluate("e => e === document.activeElement")
+    page.locator("#txt2img_prompt textarea:focus").wait_for()
     assert prompt.input_value() == "two shapes <lora:lierla:1:at=left>"
     for side, value in zip(sides, ("128", "64"), strict=True):
         assert side.is_visible() and side.input_value() == value
     page.locator("#txt2img_steps input[type=number]").fill("1")
     page.click("#txt2img_generate")
-    page.locator("#html_info_txt2img", has_text="Size: 128x64").wait_for(timeout=PATIENCE)
+    page.locator("#html_info_txt2img", has_text="Size: 128x64").first.wait_for(timeout=PATIENCE)
 
     open_tab(page)
     panel.get_by_role("button", name="Undo").click()

@@ -12,3 +12,21 @@ export function showTabOf(element) {
     const own = buttons[items.findIndex((item) => item.contains(element))];
     if (own instanceof HTMLElement) own.click();
 }
+
+/** Frames of the page after which a tab that does not show is given up. */
+const PATIENCE = 60;
+
+/**
+ * Shows the web UI's tab that a field is in, and puts the cursor there. Gradio shows the tab frames later, and what
+ * is hidden takes no focus.
+ * @param {HTMLElement} field
+ */
+export function focusInTab(field) {
+    showTabOf(field);
+    let frames = PATIENCE;
+    const focus = () => {
+        field.focus();
+        if (document.activeElement !== field && frames--) requestAnimationFrame(focus);
+    };
+    focus();
+}

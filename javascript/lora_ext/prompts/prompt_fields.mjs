@@ -4,7 +4,7 @@ import { h, setChildren } from "../core/elements.mjs";
 import { showingErrors, toast } from "../core/messages.mjs";
 import { page } from "../core/page.mjs";
 import { t } from "../core/strings.mjs";
-import { showTabOf } from "../core/webui_tabs.mjs";
+import { focusInTab } from "../core/webui_tabs.mjs";
 import { button } from "../controls/basic.mjs";
 
 /** @typedef {import("../controls/basic.mjs").Child} Child */
@@ -60,9 +60,7 @@ function webuiPrompt(name, label, takeLabel) {
         place: () => name,
         show() {
             const element = field("prompt");
-            if (!element) return;
-            showTabOf(element);
-            element.focus();
+            if (element) focusInTab(element);
         },
         exists: () => page.choices.prompts,
         get: () => field("prompt")?.value || "",
