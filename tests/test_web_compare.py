@@ -146,6 +146,21 @@ def test_a_cells_tag_goes_into_a_prompt(api: Client) -> None:
         assert made == {"prompt": expected}
 
 
+def test_a_trigger_word_that_is_the_files_name_is_inserted_beside_the_tag(api: Client) -> None:
+    """Start here takes the name where no trigger word is given, and the tag has the name in it."""
+    lora(api.root / "loras" / "glim-000007.safetensors", **{"modelspec.trigger_phrase": "glim"})
+    api.app_state.refresh_library()
+    for prompt, expected in (
+        ("a cat", "a cat <lora:glim-000007:0.6> glim"),
+        ("a Glim in snow", "a Glim in snow <lora:glim-000007:0.6>"),
+        ("glim <lora:glim-000003:1>", "glim <lora:glim-000007:0.6>"),
+    ):
+        made = api("POST", "/compare/prompt", json={"tag": "<lora:glim-000007:0.6>", "prompt": prompt})
+        assert made == {"prompt": expected}
+    made = api("POST", "/library/insert", json={"name": "glim-000007", "prompt": "a cat", "negative": ""})
+    assert made["prompt"] == "a cat <lora:glim-000007:1> glim"
+
+
 @pytest.mark.parametrize("way", ["norms", "raised"])
 def test_blocks(api: Client, trained: dict[str, Any], way: str) -> None:
     body = {**ONE_STEP, "prompt": "a circle", "lora": "mine", "way": way, "name": "FACE", "layout": 12}

@@ -27,9 +27,13 @@ class InsertedPrompt:
 
 
 def insert_words(prompt: str, words: str, separator: str = " ", form: str = "{}") -> str:
-    """The prompt with some words at its end, unless it has them already. form: what is written of the words."""
+    """The prompt with some words at its end, unless it has them already. form: what is written of the words.
+
+    Those within tags do not count: the tag of mycat does not say the trigger word mycat.
+    """
     words = words.strip()
-    if not words or words.casefold() in prompt.casefold():
+    read = prompt if LORA_TAG_PATTERN.search(words) else LORA_TAG_PATTERN.sub(" ", prompt)
+    if not words or words.casefold() in read.casefold():
         return prompt
     return joined(prompt, form.format(words), separator)
 
