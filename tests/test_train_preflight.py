@@ -114,6 +114,8 @@ def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("dog", encoding="utf-8")
     text = run_preflight(Dataset.from_recipe(replace(base, shuffle_caption=True, keep_tokens=2))).text()
     assert "1 picture has neither" in text and "nothing is shuffled" in text
+    for prefix in ("caption_prefix", "caption_suffix"):  # as Start here sets it: the trigger word is the caption
+        assert "has neither" not in run_preflight(Dataset.from_recipe(replace(base, **{prefix: "mycat"}))).text()
 
 
 @pytest.mark.parametrize(

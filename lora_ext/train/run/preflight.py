@@ -285,8 +285,9 @@ def _notes(data: Dataset, steps: int) -> Iterator[str]:
 
 
 def _caption_notes(data: Dataset, train: Sequence[DatasetImage]) -> Iterator[str]:
-    without_text = sum(not p.caption for p in train)
-    if without_text == len(train) and not data.recipe.caption_prefix:
+    # before a prefix none is missing: the trigger word alone is then the caption
+    without_text = 0 if data.recipe.caption_prefix or data.recipe.caption_suffix else sum(not p.caption for p in train)
+    if without_text and without_text == len(train):
         yield "no picture has a caption and no folder a concept, so there is no trigger word; set caption_prefix"
     elif without_text and not isinstance(data, PromptDataset):  # there an empty prompt is meant
         yield counted(
