@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lora_ext.train.data.dataset import Dataset
 from lora_ext.train.data.dataset_folders import find_subsets
 from lora_ext.train.data.dataset_scan import scan_dataset
 from lora_ext.train.data.subset import check_folder
+from lora_ext.training.settings_for_pictures import scan_picture_folder
 
 
 def draw(path: Path, size: tuple[int, int] = (64, 64), colour: str = "red", caption: str | None = None) -> Path:
@@ -257,7 +259,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         find_subsets(Recipe(train_data_dir=str(tmp_path / "trainin")))
     with pytest.raises(TrainError, match="10_my concept"):
         find_subsets(Recipe(train_data_dir=str(tmp_path / "training")))
-    with pytest.raises(TrainError, match="is a file, not a folder"):
+    with pytest.raises(TrainError, match="is a file, not a folder; give the folder that it is in, "):
         find_subsets(Recipe(train_data_dir=str(draw(tmp_path / "a.png"))))
     with pytest.raises(TrainError, match="face_crop_aug_range"):
         find_subsets(Recipe(train_data_dir=str(tmp_path), face_crop_aug_range="4,2"))
@@ -279,3 +281,22 @@ def test_pictures_that_cannot_be_read_are_skipped_or_stop(tmp_path: Path) -> Non
 def test_a_folder_with_a_name_of_thousands_of_letters(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match=r"image_dir .*p (cannot be read|does not exist)"):
         check_folder(tmp_path / ("p" * 5000), "image_dir")
+
+
+@pytest.mark.parametrize("find", [lambda folder: find_subsets(Recipe(train_data_dir=str(folder))), scan_picture_folder])
+def test_pictures_that_are_elsewhere_are_found(find: Callable[[Path], object], tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        with pytest.raises(TrainError) as error:
+            find(folder)
+        return str(error.value)
+
+    (tmp_path / "__MACOSX").mkdir()
+    assert said(tmp_path).endswith(".tif")  # nothing to say
+    draw(tmp_path / ".cache" / "more" / "a.png")
+    draw(tmp_path / "2024" / "summer" / "a.png")
+    summer = tmp_path / "2024" / "summer"
+    assert said(tmp_path).endswith(f"; there are some in {summer}: give that folder")
+    archive = tmp_path / "Photos.ZIP"
+    archive.touch()
+    assert said(tmp_path).endswith(f"; unpack {archive} first")
+    assert said(archive).endswith(f"{archive} is a file, not a folder; unpack it and give the folder")

@@ -80,6 +80,7 @@ def test_teach_prints_reasons_and_trains(tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert "c.png is the same picture as a.png" in told
     assert "max_train_epochs = 1: as given" in told
+    assert "no model is given, so the small built-in one is trained" in told
     assert "caption_prefix = mycat: 3 pictures have no caption with the trigger word" in told
     assert "regularisation yes: 100 pictures are drawn first" in told
     assert f"reg_data_dir = {tmp_path / 'regularisation-concept-embedded-sd1'}: later runs" in told

@@ -16,6 +16,7 @@ from ..train.data.caption_lists import find_caption_list
 from ..train.data.dataset_folders import COMMON_IMAGE_SUFFIXES, concept_of_folder, find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file
+from ..train.data.missing_pictures import missing_pictures_ending
 from ..train.data.subset import check_folder
 from ..train.run.memory_plan import available_bytes
 
@@ -54,6 +55,7 @@ def scan_picture_folder(folder: Path) -> DatasetScan:
     if not inside and not plain:
         raise TrainError(
             f"{folder} has no pictures; put them in it; pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
+            f"{missing_pictures_ending(folder)}"
         )
     numbered = [path for path in inside if concept_of_folder(path)]
     if numbered or not plain:

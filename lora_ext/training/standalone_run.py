@@ -25,6 +25,16 @@ from ..train.run.training_result import TrainingResult
 from ..train.run.training_run import TrainingRun
 
 
+def model_note(recipe: Recipe) -> str:
+    """Tells that the embedded model is trained, which is seldom meant with photos; "" for a model of the user's own."""
+    if recipe.pretrained_model_name_or_path:
+        return ""
+    return (
+        "no model is given, so the small built-in one is trained, which draws single shapes of 64 pixels and cannot "
+        "learn photos; give your checkpoint with --pretrained_model_name_or_path"
+    )
+
+
 class SilentHost:
     """A `HostInterface` that shows nothing and never stops."""
 

@@ -25,7 +25,7 @@ from .settings_for_pictures import (
     suggest_for_pictures,
 )
 from .standalone_run import open_trainable_model
-from .train_command import add_model_file_options, run_recipe
+from .train_command import add_model_file_options, run_recipe, tell_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = recipe_from_arguments(args, recipe_from_settings(named))
     check_output_folder(Path(str(asked.output_dir)), "--output_dir")
     scan = _scan_and_report(args.pictures)
+    tell_model(asked)
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
     suggested = _suggested_settings(args, asked, model, scan, trigger)
     own = {**named, "train_data_dir": str(args.pictures), "metadata_trigger_phrase": trigger}

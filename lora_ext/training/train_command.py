@@ -27,7 +27,7 @@ from ..train.run.training_result import TrainingResult
 from . import epoch_comparison
 from .dataset_listing import dataset_lines
 from .run_name import claimed_name
-from .standalone_run import SilentHost, check_run_folders, train
+from .standalone_run import SilentHost, check_run_folders, model_note, train
 
 STOPPED_EXIT_STATUS = 130
 """Exit status of a run that the user stopped: 128 + SIGINT, as in shells."""
@@ -131,7 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if recipe.output_dir is None:
         raise TrainError("--output_dir is missing: give the folder for the results")
+    tell_model(recipe)
     return run_recipe(recipe, args)
+
+
+def tell_model(recipe: Recipe) -> None:
+    """Says on standard error that the embedded model is trained; nothing where a model is given."""
+    if told := model_note(recipe):
+        print_text(told, file=sys.stderr)
 
 
 def add_model_file_options(parser: argparse.ArgumentParser) -> None:

@@ -83,6 +83,7 @@ def test_untouched_settings_teach_in_few_clicks(page: Any, panel: Any, server: S
 
 
 def test_what_is_missing_is_said_beside_it(page: Any, panel: Any) -> None:
+    panel.get_by_text("The small built-in model is trained.").wait_for()
     train = panel.get_by_role("button", name="Train", exact=True)
     train.click()
     panel.get_by_text("Choose one of these.").wait_for()

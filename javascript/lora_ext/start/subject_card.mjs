@@ -66,6 +66,22 @@ function modelSelect(loaded, value, onchange) {
     return select(options, names.includes(value) ? value : names[0], onchange);
 }
 
+/**
+ * A line that is there while the small built-in model is the one that is trained.
+ * @param {boolean} loaded whether it is the one that the web UI has loaded
+ * @param {() => string} checkpoint the one that is chosen
+ */
+function smallModelNote(loaded, checkpoint) {
+    const text = t(
+        "The small built-in model is trained. It draws single shapes of 64 pixels and cannot learn photos: it is " +
+            "there to try this page. For your own checkpoints start the program with --ckpt_dir FOLDER.",
+    );
+    const element = note(text);
+    const tell = () => (element.hidden = loaded || !page.choices.checkpoints.includes("") || !!checkpoint());
+    tell();
+    return { element, tell };
+}
+
 /** The fields of name and trigger word. @param {Subject} last @param {() => void} onchange */
 function nameFields(last, onchange) {
     const name = checkedField(t("Name"), last.name, {
@@ -93,7 +109,12 @@ function nameFields(last, onchange) {
 export function subjectCard(loaded, last, onchange) {
     const kind = kindChoice(last.kind, onchange);
     const { name, trigger } = nameFields(last, onchange);
-    const model = modelSelect(loaded, last.checkpoint, onchange);
+    const model = modelSelect(loaded, last.checkpoint, () => {
+        small.tell();
+        onchange();
+    });
+    const checkpoint = () => (model ? model.value : "");
+    const small = smallModelNote(loaded, checkpoint);
     const modelTip = t("The checkpoint that the LoRA will be used with");
     const element = stepCard(
         1,
@@ -106,15 +127,10 @@ export function subjectCard(loaded, last, onchange) {
             trigger.element,
             model ? field(t("Model"), model, modelTip) : null,
         ),
-        loaded ? note(t("The model that is loaded in the web UI is trained.")) : null,
+        loaded ? note(t("The model that is loaded in the web UI is trained.")) : small.element,
     );
     /** @returns {Subject} as it was entered */
-    const entered = () => ({
-        kind: kind.get(),
-        name: name.text(),
-        trigger: trigger.text(),
-        checkpoint: model ? model.value : "",
-    });
+    const entered = () => ({ kind: kind.get(), name: name.text(), trigger: trigger.text(), checkpoint: checkpoint() });
     return {
         element,
         entered,

@@ -15,6 +15,7 @@ from .caption_lists import find_caption_list
 from .captions import has_wildcards
 from .dataset_toml import load_dataset_toml
 from .image_files import is_image_file
+from .missing_pictures import missing_pictures_ending
 from .subset import BATCHES_PER_EPOCH, Subset, augmentation_rules, bucket_rules, check_folder, load_subset
 from .table_files import unpack_tables
 
@@ -54,10 +55,12 @@ def find_subsets(recipe: Recipe, notify: Notify = lambda text: None) -> list[Sub
         )
     if not any(subset.files for subset in found if not subset.regularisation):
         where = recipe.dataset_config or recipe.train_data_dir
+        ending = broken_links_ending([link for subset in found for link in subset.broken_links])
+        if not recipe.dataset_config:
+            ending += missing_pictures_ending(Path(str(where)))
         raise TrainError(
             f"{where} has no pictures to train on; put them in it, or in folders named such as '10_my concept' "
-            f"(10 repeats); pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}"
-            f"{broken_links_ending([link for subset in found for link in subset.broken_links])}"
+            f"(10 repeats); pictures end in {', '.join(COMMON_IMAGE_SUFFIXES)}{ending}"
         )
     return [subset for subset in found if subset.files]
 

@@ -16,6 +16,7 @@ from .buckets import BucketRules
 from .caption_lists import find_caption_list, load_caption_list
 from .captions import CaptionRules, checked_caption_suffix
 from .image_files import AugmentationRules, is_image_file
+from .missing_pictures import file_instead_of_folder_ending
 
 BATCHES_PER_EPOCH = 100
 """Least batches of an epoch of modes without folders, so that an epoch is worth a file or a sample."""
@@ -80,7 +81,7 @@ def check_folder(path: Path, what: str) -> None:
     except OSError as error:  # such as a name of thousands of letters
         raise TrainError(f"{what} {str(path)[:200]} cannot be read: {error.strerror or error}") from None
     if is_file:
-        raise TrainError(f"{what} {path} is a file, not a folder")
+        raise TrainError(f"{what} {path} is a file, not a folder{file_instead_of_folder_ending(path)}")
     if not path.is_dir():
         near = path.parent if path.parent.is_dir() else None
         names = [p.name for p in near.iterdir() if p.is_dir()] if near else []
