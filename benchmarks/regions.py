@@ -1,6 +1,6 @@
 """Regions on the embedded model: the LoRA `framed` on the left, `striped` on the right. Where does each of them show?
 
-    python benchmarks/regions.py [--prompts 24] [--from-prompt 0] [--seed 1] [--weights 1 1.4] [--steps 12]
+    python benchmarks/regions.py [--prompts 24] [--from-prompt 0] [--seed 1] [--weights 1 1.5] [--steps 12]
                                  [--sizes 64 96] [--sheet docs/regions.png]
 
 A simple check looks at each half of each picture. The frame: most pixels of the rim are not of the ground's colour and
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--from-prompt", type=int, default=0, help="the first of the scenes' prompts that is used")
     parser.add_argument("--seed", type=int, default=1, help=f"the first of {SEEDS} seeds of each prompt")
-    parser.add_argument("--weights", type=float, nargs=2, default=[1.0, 1.4], metavar=("FRAMED", "STRIPED"))
+    parser.add_argument("--weights", type=float, nargs=2, default=[1.0, 1.5], metavar=("FRAMED", "STRIPED"))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
