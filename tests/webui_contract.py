@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,7 +104,10 @@ class Driven(Protocol):
 
 def record(webui: Driven) -> dict[str, Any]:
     """All scenarios. Orders of calls by scenario, then names, objects and facts."""
-    begun = webui.events()
+    begun, end = webui.events(), time.monotonic() + 300
+    while "load_model ends" not in begun and time.monotonic() < end:  # it answers before its model is there
+        time.sleep(0.2)
+        begun += webui.events()
     # the page is built meanwhile: whether a network is registered before the model is there differs from start to start
     loading = [event for event in begun if _of_the_model(event) and not event.startswith("activate")]
     orders: dict[str, Any] = {
