@@ -115,7 +115,7 @@ def test_the_page_lists_what_it_does_not_take() -> None:
 
     kohya = {
         "LoRA_type": "Kohya LoCon", "network_dim": 16, "conv_dim": 8, "train_data_dir": "C:/x", "epoch": 3,
-        "unet_lr": 1e-4, "optimizer": "AdamW", "min_bucket_reso": 8, "text_encoder_lr": 5e-5,
+        "unet_lr": 1e-4, "optimizer": "AdamW", "min_bucket_reso": 4, "text_encoder_lr": 5e-5,
     }  # fmt: skip
     settings, said = form_settings_of_file(json.dumps(kohya), "k.json")
     assert (settings["network_module"], settings["conv_dim"], settings["max_train_epochs"]) == ("c3lier", 8, 3)

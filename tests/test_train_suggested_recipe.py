@@ -16,6 +16,8 @@ from lora_ext.train.config.recipe_io import recipe_from_settings
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_settings
 from lora_ext.train.config.suggested_regularisation import offer_regularisation
 from lora_ext.train.config.suggested_setting import TrainingSituation
+from lora_ext.train.data.buckets import fit_to_bucket
+from lora_ext.train.data.subset import bucket_rules
 from lora_ext.training.settings_for_pictures import _situation, regularisation_folder_name, sample_prompt_lines
 
 TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
@@ -59,6 +61,20 @@ def test_pictures_of_one_shape_are_not_cut_to_squares() -> None:
     for size, square in (((1536, 1024), False), ((768, 1024), False), ((1024, 1024), True), ((1024, 1023), True)):
         scan = SimpleNamespace(images=[SimpleNamespace(size=size)] * 3)
         assert _situation("object", scan, model).all_square is square  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [64, 96, 128, 256, 512, 1024])
+def test_the_suggested_buckets_have_the_shapes_of_the_pictures(side: int) -> None:
+    """A model of 64 pixels got steps of 64, so that its only bucket was a square."""
+    found = suggest_settings(replace(TWENTY, native_size=side, aspect_ratio_count=2))
+    recipe = recipe_from_settings({name: row.value for name, row in found.items()})
+    rules = bucket_rules(recipe)
+    wide, high = (fit_to_bucket(size, rules) for size in ((200, 150), (150, 200)))
+    for size, fit in (((200, 150), wide), ((150, 200), high)):
+        assert fit.bucket[0] / fit.bucket[1] == pytest.approx(size[0] / size[1], rel=0.1), fit
+    assert wide.bucket == high.bucket[::-1]
+    assert (rules.min_bucket_reso, found["min_bucket_reso"].reason) == (side // 2, f"half of {side}")
+    assert ("bucket_reso_steps" in found) is (side < 512)
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ...protocols import VAE_SCALE_FACTOR
 from .suggested_setting import SMALL_MODEL_PIXELS, SuggestedSetting, TrainingSituation
 
 KINDS_OF_CONCEPT = ("person", "character", "style", "object", "concept")
@@ -19,6 +20,7 @@ _NOUNS = {
     "concept": "a concept",
 }
 _SMALL_MODEL_RATE = 2e-3
+_USUAL_BUCKET_STEPS = 64
 _UNKNOWN_MEMORY = "the GPU's free memory is not known"
 _GIB = 2**30
 
@@ -121,9 +123,20 @@ def _pictures(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
                 True, "the pictures have {0} aspect ratios, and nothing is cut off", (situation.aspect_ratio_count,)
             )
         found["enable_bucket"] = buckets
-        found["min_bucket_reso"] = SuggestedSetting(max(64, side // 2), "half of {0}", (side,))
+        steps = _bucket_steps(side)
+        if steps < _USUAL_BUCKET_STEPS:
+            reason = "larger steps would make most pictures of {0} pixels squares"
+            found["bucket_reso_steps"] = SuggestedSetting(steps, reason, (side,))
+        # widths count up from it, so that one off the steps would give sizes that no latent has
+        found["min_bucket_reso"] = SuggestedSetting(max(steps, side // 2 // steps * steps), "half of {0}", (side,))
         found["max_bucket_reso"] = SuggestedSetting(max(64, side * 2), "twice {0}", (side,))
     return found
+
+
+def _bucket_steps(side: int) -> int:
+    """An eighth of the resolution, as 64 is of 512, in whole pixels of the latent; 64 where that is more."""
+    eighth = side // 8 // VAE_SCALE_FACTOR * VAE_SCALE_FACTOR
+    return min(_USUAL_BUCKET_STEPS, max(VAE_SCALE_FACTOR, eighth))
 
 
 def _memory(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
