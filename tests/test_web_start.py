@@ -100,6 +100,15 @@ def test_pictures_come_in_pieces_with_their_captions(api: Client) -> None:
     assert [(row["name"], row["caption"]) for row in rows] == [("a.png", "a cat")]
 
 
+def test_the_pictures_of_a_folder_have_the_sizes_and_repeats_of_the_training_form(api: Client) -> None:
+    """At 64 pixels the buckets' default minimum, 256, was an error; the form's repeats were left out."""
+    (api.root / "datasets" / "cat").mkdir(parents=True)
+    Image.new("RGB", (200, 150)).save(api.root / "datasets" / "cat" / "a.png")
+    form = {"resolution": "64", "min_bucket_reso": 32, "bucket_reso_steps": 8, "dataset_repeats": 5}
+    (row,) = api("GET", "/dataset", params={"name": "cat", **form})["pictures"]
+    assert (row["bucket"], row["repeats"]) == ("72×56", 5)
+
+
 def test_a_second_upload_adds_to_the_first_and_names_what_is_there_already(api: Client) -> None:
     add(api, {"1.png": picture("red")})
     found = add(api, {"x/1.png": picture("blue"), "x/1.txt": b"blue", "x/2.png": picture("red")}, dataset="cat")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -119,21 +119,20 @@ def dataset_image_path(app_state: AppState, dataset: str, name: str) -> Path:
     return path
 
 
-def _scan(folder: Path, resolution: str, bucketed: bool) -> DatasetScan:
-    recipe = Recipe(train_data_dir=str(folder), resolution=resolution, enable_bucket=bucketed)
+def _scan(folder: Path, recipe: Recipe) -> DatasetScan:
     try:
         recipe.size()
     except ValueError:
         raise TrainError(
-            f"resolution {resolution[:40]!r} is not a side or width,height, such as 512 or 512,768"
+            f"resolution {recipe.resolution[:40]!r} is not a side or width,height, such as 512 or 512,768"
         ) from None
-    return scan_dataset(dataset_folders.find_subsets(recipe))
+    return scan_dataset(dataset_folders.find_subsets(replace(recipe, train_data_dir=str(folder))))
 
 
-def browse_dataset(app_state: AppState, name: str, resolution: str, bucketed: bool) -> DatasetAnswer:
-    """A dataset's pictures with captions and buckets; those without a caption first, then by bucket."""
+def browse_dataset(app_state: AppState, name: str, recipe: Recipe) -> DatasetAnswer:
+    """A dataset's pictures with captions and the recipe's buckets; those without a caption first, then by bucket."""
     folder = dataset_folder(app_state, name)
-    found = _scan(folder, resolution, bucketed)
+    found = _scan(folder, recipe)
     tags: Counter[str] = Counter()
     buckets: Counter[str] = Counter()
     rows = []

@@ -7,8 +7,11 @@ from typing import Any
 
 PARAMETER_DESCRIPTIONS = {
     "base": 'Base model of the files: SD1, SD2, SDXL or unknown; "" for any.',
+    "bucket_no_upscale": "Whether pictures are only reduced, never enlarged.",
+    "bucket_reso_steps": "Sides of buckets are multiples of it.",
     "buckets": "Whether pictures keep their aspect ratios, as with the training option enable_bucket.",
     "checkpoint": 'The model, a name of `/choices`; "" for the small one. The web UI has its own.',
+    "dataset_repeats": "Repeats of a folder whose name has no number.",
     "dataset": "The data set's name.",
     "favourite": "Whether only favourites are found.",
     "folder": 'A folder that the files are in, or below; "" for any.',
@@ -16,6 +19,8 @@ PARAMETER_DESCRIPTIONS = {
     "kind": 'Kind of the files, such as LoRA; "" for any.',
     "language": "Code of the language, such as zh_CN.",
     "limit": "How many are answered at most.",
+    "max_bucket_reso": "Longest side of a bucket, in pixels.",
+    "min_bucket_reso": "Shortest side of a bucket, in pixels.",
     "name": "The file's name in the library.",
     "offset": "How many of the files found are left out at the beginning.",
     "picture": "The picture's path below the data set.",

@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import MODEL_LANE, Job, JobSummary
+from ..train.config.recipe import Recipe
 from ..train.config.recipe_metadata import settings_from_lora_file
+from ..train.config.recipe_option import MAX_SIDE_PIXELS
 from ..train.run.run_requests import RunRequest
 from . import dataset_browser
 from .app_state import AppState
@@ -251,9 +253,23 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
         name: str = Query(..., max_length=400),
         resolution: str = Query("512", max_length=20),
         buckets: bool = Query(True),
+        min_bucket_reso: int = Query(256, ge=8, le=MAX_SIDE_PIXELS),
+        max_bucket_reso: int = Query(1024, ge=64, le=MAX_SIDE_PIXELS),
+        bucket_reso_steps: int = Query(64, ge=8, le=MAX_SIDE_PIXELS),
+        bucket_no_upscale: bool = Query(False),
+        dataset_repeats: int = Query(1, ge=1),
     ) -> dataset_browser.DatasetAnswer:
         """The pictures of a dataset with captions and buckets; those without a caption first."""
-        return dataset_browser.browse_dataset(app_state, name, resolution, buckets)
+        recipe = Recipe(
+            resolution=resolution,
+            enable_bucket=buckets,
+            min_bucket_reso=min_bucket_reso,
+            max_bucket_reso=max_bucket_reso,
+            bucket_reso_steps=bucket_reso_steps,
+            bucket_no_upscale=bucket_no_upscale,
+            dataset_repeats=dataset_repeats,
+        )
+        return dataset_browser.browse_dataset(app_state, name, recipe)
 
     @api.get("/dataset/thumbnail", response_class=Response)
     def thumbnail(dataset: str = Query(..., max_length=400), picture: str = Query(..., max_length=800)) -> Response:

@@ -112,6 +112,8 @@ def test_bad_files_are_named_captions_are_written_and_the_form_takes_over(
     send(page, [("b.png", photo(3)), ("virus.exe", b"MZ")])
     panel.get_by_text("virus.exe is left out: a file that ends in '.exe' is no picture").wait_for()
     panel.get_by_text("Captions (optional)").click()
+    panel.locator(".lx-captions .lx-picture").first.wait_for()
+    assert "×" not in panel.locator(".lx-captions .lx-dataset").inner_text()  # no sizes and repeats but the run's own
     panel.get_by_label("Tag", exact=True).fill("outdoors")
     panel.get_by_role("button", name="Add to all").click()
     page.get_by_text("2 captions changed").wait_for()

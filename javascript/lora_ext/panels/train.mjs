@@ -12,7 +12,7 @@ import { registerJobOpener } from "../jobs/job_openers.mjs";
 import { JobView } from "../jobs/job_view.mjs";
 import { LoraPicker } from "../library/lora_picker.mjs";
 import { captionReport } from "../train/caption_editor.mjs";
-import { datasetBrowser } from "../train/dataset_browser.mjs";
+import { datasetBrowser, sizesQuery } from "../train/dataset_browser.mjs";
 import { fieldLinks } from "../train/field_links.mjs";
 import { startingPoints } from "../train/form_words.mjs";
 import { optionForm } from "../train/option_form.mjs";
@@ -30,7 +30,14 @@ import { finishedRun, pastRun, showProgress } from "../train/run_view.mjs";
 /** A file and samples of each epoch, so that the best one can be chosen afterwards. */
 const EVERY_EPOCH = { save_every_n_epochs: 1, sample_every_n_epochs: 1 };
 /** What suits the small model, where the program has no other. */
-const SMALL_MODEL = { resolution: "64", min_bucket_reso: 64, network_dim: 8, network_alpha: 8, learning_rate: 0.001 };
+const SMALL_MODEL = {
+    resolution: "64",
+    min_bucket_reso: 32,
+    bucket_reso_steps: 8,
+    network_dim: 8,
+    network_alpha: 8,
+    learning_rate: 0.001,
+};
 /** Options that stay when settings of another file are taken over. */
 const KEPT = ["train_data_dir", "reg_data_dir", "output_name"];
 
@@ -182,8 +189,7 @@ function pages(known, form, start, describe) {
         if (to === "data") {
             browse(() => ({
                 name: options.get("train_data_dir") || known.datasets[0] || "",
-                resolution: options.get("resolution"),
-                buckets: options.get("enable_bucket"),
+                sizes: sizesQuery(options),
             }));
         }
         if (to === "history") showHistory();

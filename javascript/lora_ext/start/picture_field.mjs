@@ -77,7 +77,8 @@ function captionBox(name, dataset, captioners, describe, onchange, aspect) {
     const box = h("details", { class: "lx-captions" }, summary(t("Captions (optional)")), body);
     box.addEventListener("toggle", () => {
         if (!box.open || body.childNodes.length) return;
-        const grid = pictureGrid(name, dataset, aspect, onchange);
+        // sizes and repeats follow from settings that are suggested later
+        const grid = pictureGrid(name, dataset, aspect, onchange, false);
         setChildren(
             body,
             note(t("A caption says what is in the picture besides what is taught: place, clothes, light.")),

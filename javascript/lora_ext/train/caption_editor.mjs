@@ -214,8 +214,9 @@ function tagSuggestions(box, tags) {
  * @param {[string, number][]} tags of all captions, the most frequent first
  * @param {number} aspect width by height of the training
  * @param {() => unknown} onchange called when its crop or mask was changed
+ * @param {boolean} trained whether its bucket and its repeats are those of the training, and shown
  */
-export function captionedPicture(dataset, picture, tags, aspect, onchange) {
+export function captionedPicture(dataset, picture, tags, aspect, onchange, trained) {
     const { name, caption, concept, bucket, repeats, time } = picture;
     const draft = captionDraft(`${dataset}/${name}`, caption);
     const box = textArea(3, draft.text, {
@@ -223,7 +224,8 @@ export function captionedPicture(dataset, picture, tags, aspect, onchange) {
         "aria-label": t("Caption of {0}", name),
         title: t("Saved when you leave the field"),
     });
-    const about = [bucket, `×${repeats}`, picture.cropped && t("cropped"), picture.masked && t("masked")];
+    const edits = [picture.cropped && t("cropped"), picture.masked && t("masked")];
+    const about = trained ? [bucket, `×${repeats}`, ...edits] : edits;
     const state = h("small", {}, draft.text === caption ? about.filter(Boolean).join(" · ") : t("not saved yet"));
     let saved = caption;
     // A draft of before the reload is saved too when the field is left, although nothing was typed since then.

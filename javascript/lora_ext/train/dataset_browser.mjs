@@ -12,10 +12,23 @@ import { wordCloud } from "./word_cloud.mjs";
 import { saidNote } from "../controls/error_note.mjs";
 
 /** @typedef {import("../api_types").DatasetAnswer} Dataset */
-/** @typedef {{ name: string, resolution: unknown, buckets: boolean }} View a folder, and how it is sorted into sizes */
+/** @typedef {import("../core/api.mjs").Query} Query */
+/** @typedef {{ name: string, sizes: Query }} View a folder, and the options by which it is sorted into sizes */
 /** @typedef {(request: import("./caption_editor.mjs").DescribeRequest) => Promise<unknown>} Describe starts a job */
 
 const PAGE_SIZE = 60;
+/** Options of the form that the sizes and repeats of the pictures follow from, besides the resolution. */
+const SIZES = ["min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale", "dataset_repeats"];
+
+/**
+ * The options that say at which sizes and how often pictures are trained.
+ * @param {{ get: (name: string) => any }} options the training form
+ */
+export const sizesQuery = (options) => ({
+    ...Object.fromEntries(SIZES.map((option) => [option, options.get(option)])),
+    resolution: String(options.get("resolution")),
+    buckets: options.get("enable_bucket"),
+});
 
 /**
  * Buttons for the sizes of the pictures.
@@ -49,8 +62,9 @@ function sizeChips(dataset, choose) {
  * @param {Dataset} dataset
  * @param {number} aspect width by height of the training
  * @param {() => unknown} onchange called when a crop or a mask was changed
+ * @param {boolean} [trained] whether the dataset's buckets and repeats are those of the training, and shown
  */
-export function pictureGrid(name, dataset, aspect, onchange) {
+export function pictureGrid(name, dataset, aspect, onchange, trained = true) {
     let bucket = "",
         shown = 0;
     /** @type {((picture: import("../api_types").DatasetPicture) => boolean) | null} */
@@ -64,7 +78,7 @@ export function pictureGrid(name, dataset, aspect, onchange) {
             (picture) => (!bucket || picture.bucket === bucket) && (!isShown || isShown(picture)),
         );
         const next = pictures.slice(shown, shown + PAGE_SIZE);
-        element.append(...next.map((picture) => captionedPicture(name, picture, tags, aspect, onchange)));
+        element.append(...next.map((picture) => captionedPicture(name, picture, tags, aspect, onchange, trained)));
         shown += next.length;
         more.hidden = shown >= pictures.length;
     };
@@ -133,8 +147,9 @@ export function datasetBrowser(place, describe) {
         setChildren(place, card(t("Pictures"), wait)); // what is edited now would be lost when the others come
         const { datasets, captioners } = await api("/train/form");
         if (mine !== calls) return; // another folder was chosen meanwhile
-        const { name, resolution, buckets } = { ...view, name: view.name || datasets[0] || "" };
-        const open = (/** @type {string} */ to) => show(() => ({ name: to, resolution, buckets }));
+        const { sizes } = view;
+        const name = view.name || datasets[0] || "";
+        const open = (/** @type {string} */ to) => show(() => ({ name: to, sizes }));
         const pick = select(datasets.length ? datasets : [["", t("no folder is there")]], name, open);
         const folder = field(t("Folder"), pick, t("The folder whose pictures are shown"));
         if (!name) {
@@ -145,7 +160,7 @@ export function datasetBrowser(place, describe) {
             return;
         }
         setChildren(place, card(t("Pictures"), folder, wait));
-        const dataset = await api("/dataset", { query: { name, resolution: String(resolution), buckets } });
+        const dataset = await api("/dataset", { query: { ...sizes, name } });
         if (mine !== calls) return;
         refresh = () => open(name);
         /** @param {import("./caption_editor.mjs").DescribeRequest} request */
@@ -157,7 +172,7 @@ export function datasetBrowser(place, describe) {
         if (describing.name !== name) {
             describing = { name, element: describePictures(name, captioners, showingErrors(start)) };
         }
-        showDataset(place, folder, name, dataset, refresh, describing.element, trainingAspect(resolution));
+        showDataset(place, folder, name, dataset, refresh, describing.element, trainingAspect(sizes.resolution));
     });
     return show;
 }
