@@ -28,6 +28,8 @@ export function groupLayers(layers) {
 
 /** What is said of a layer, in the page's words. @param {string} said */
 function layerNote(said) {
+    if (said === "changes nothing") return t("changes nothing"); // elsewhere it is a part of sentences only
+    if (said === "full matrix") return t("full matrix");
     const [, kind, what] = /^(was|weight) (.+)$/.exec(said) || [];
     if (!kind) return pageWords(said);
     return kind === "was" ? t("was {0}", what) : t("weight {0}", what);
