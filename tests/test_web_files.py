@@ -119,7 +119,7 @@ def test_blocks_by_their_norms(api: Client, size: int) -> None:
 
 def test_blocks_ask_for_what_there_is(api: Client) -> None:
     assert "did you mean 'one'" in api("POST", "/compare/blocks", 400, json={"lora": "onee"})["error"]
-    assert "positions" in api.done("/compare/blocks", {"lora": "one", "layout": 18})["error"]
+    assert "no layout has the size 18" in api.done("/compare/blocks", {"lora": "one", "layout": 18})["error"]
     assert "unknown way" in api("POST", "/compare/blocks", 400, json={"lora": "one", "way": "up"})["error"]
 
 
