@@ -297,7 +297,7 @@ class _Record:
         except (OSError, ValueError):
             earlier, since = None, 0.0
         same = isinstance(earlier, dict) and earlier.get("settings") == self._settings
-        wanted = earlier.get("files") if same and isinstance(earlier, dict) else None
+        wanted = earlier.get("files") if same else None
         awaited = {}
         for file in files:
             name, there = displayed_name(file.name), self._results(file)

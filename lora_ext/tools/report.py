@@ -73,14 +73,19 @@ class LayerReport:
         return math.sqrt(max(0.0, 1.0 - self.kept**2))
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether its ΔW is known and nothing."""
+        return self.norm is not None and self.norm <= NO_CHANGE
+
+    @property
     def kept_of_change(self) -> float:
         """`kept` where the layer changes anything, else 1: of a ΔW that is nothing nothing is lost."""
-        return 1.0 if self.norm is not None and self.norm <= NO_CHANGE else self.kept
+        return 1.0 if self.changes_nothing else self.kept
 
     @property
     def remark(self) -> str:
         """The note; without one that the layer changes nothing, where it does not: its rank in the result is 1."""
-        return self.note or ("changes nothing" if self.norm is not None and self.norm <= NO_CHANGE else "")
+        return self.note or ("changes nothing" if self.changes_nothing else "")
 
 
 @dataclass(frozen=True)

@@ -63,3 +63,14 @@ def small(path: Path, rank: int = 4, **metadata: str) -> None:
     up, down = torch.randn(64, rank), torch.randn(rank, 64)
     names = (f"{UNET}.lora_up.weight", f"{UNET}.lora_down.weight", f"{UNET}.alpha")
     save_file(dict(zip(names, (up, down, torch.tensor(float(rank))), strict=True)), path, metadata=metadata)
+
+
+def insert_regions(page: Any, place: str, width: int, height: int) -> Any:
+    """Writes "two shapes" with this size from Regions into a prompt, which the panel says; the panel."""
+    panel = go(page, "regions")
+    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
+    for name, value in (("Width", width), ("Height", height)):
+        panel.locator(f"input[type=number][aria-label={name}]").fill(str(value))
+    panel.get_by_role("button", name=f"Insert into {place}").click()
+    panel.get_by_text(f"Width and height are {width} × {height} now, as the regions are drawn for.").wait_for()
+    return panel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from program import Server
-from steps import choose, go, until
+from steps import choose, go, insert_regions, until
 
 from lora_ext.region_masks import MASKS_FOLDER
 
@@ -73,12 +73,7 @@ def test_regions_become_a_prompt(page: Any, server: Server) -> None:
 
 def test_the_size_goes_along(page: Any) -> None:
     """The regions were drawn for one shape and the picture had another, and a reload lost the size."""
-    panel = go(page, "regions")
-    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
-    for name, value in (("Width", "96"), ("Height", "64")):
-        panel.locator(f"input[type=number][aria-label={name}]").fill(value)
-    panel.get_by_role("button", name="Insert into prompt").click()
-    panel.get_by_text("Width and height are 96 × 64 now, as the regions are drawn for.").wait_for()
+    panel = insert_regions(page, "prompt", 96, 64)
     panel.get_by_role("button", name="Go to Generate").click()
     sides = [page.locator(f"#lx-panel-generate input[type=number][aria-label={name}]") for name in ("Width", "Height")]
     assert [side.input_value() for side in sides] == ["96", "64"] and all(side.is_visible() for side in sides)

@@ -9,7 +9,7 @@ import pytest
 from chromium import fresh
 from conftest import GRADIO4, GRADIO_PAGE, PATIENCE
 from program import Server
-from steps import go, until
+from steps import insert_regions, until
 
 pytestmark = pytest.mark.flaky(reruns=2)
 KINDS = ("number", "range")
@@ -35,12 +35,7 @@ def prompts_page(request: pytest.FixtureRequest, browser: Any, tmp_path: Any) ->
 @pytest.mark.long
 def test_regions_are_inserted_with_their_size_and_the_tab_is_shown(prompts_page: Any) -> None:
     page = prompts_page
-    panel = go(page, "regions")
-    panel.get_by_label("Prompt of the whole picture").fill("two shapes")
-    for name, value in (("Width", "768"), ("Height", "384")):
-        panel.locator(f"input[type=number][aria-label={name}]").fill(value)
-    panel.get_by_role("button", name="Insert into txt2img").click()
-    panel.get_by_text("Width and height are 768 × 384 now, as the regions are drawn for.").wait_for()
+    panel = insert_regions(page, "txt2img", 768, 384)
     panel.get_by_role("button", name="Go to txt2img").click()
     prompt = page.locator("#txt2img_prompt textarea")
     page.locator("#txt2img_prompt textarea:focus").wait_for()

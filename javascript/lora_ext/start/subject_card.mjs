@@ -68,16 +68,15 @@ function modelSelect(loaded, value, onchange) {
 
 /**
  * A line that is there while the small built-in model is the one that is trained.
- * @param {boolean} loaded whether it is the one that the web UI has loaded
  * @param {() => string} checkpoint the one that is chosen
  */
-function smallModelNote(loaded, checkpoint) {
+function smallModelNote(checkpoint) {
     const text = t(
         "The small built-in model is trained. It draws single shapes of 64 pixels and cannot learn photos: it is " +
             "there to try this page. For your own checkpoints start the program with --ckpt_dir FOLDER.",
     );
     const element = note(text);
-    const tell = () => (element.hidden = loaded || !page.choices.checkpoints.includes("") || !!checkpoint());
+    const tell = () => (element.hidden = !page.choices.checkpoints.includes("") || !!checkpoint());
     tell();
     return { element, tell };
 }
@@ -114,7 +113,7 @@ export function subjectCard(loaded, last, onchange) {
         onchange();
     });
     const checkpoint = () => (model ? model.value : "");
-    const small = smallModelNote(loaded, checkpoint);
+    const small = smallModelNote(checkpoint);
     const modelTip = t("The checkpoint that the LoRA will be used with");
     const element = stepCard(
         1,
