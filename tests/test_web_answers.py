@@ -36,7 +36,9 @@ if not Path(CHECKPOINT).is_file():
 RECORDED = Path(__file__).parent / "data" / "web_answers.json"
 ONE_STEP = {"steps": 1, "cfg": 1.0, "sampler": "Euler", "seed": 5, "prompt": "a circle"}
 VERSIONS = {"lora_ext_version", "ss_sd_scripts_commit_hash"}
-TIMES = set("time created started ended begun left thumb memory seconds have library used".split()) | VERSIONS
+TIMES = VERSIONS | set(
+    "time created started ended begun left thumb memory seconds least_seconds most_seconds have library used".split()
+)
 """Fields with times and sizes that differ from run to run, and with the version by which a file was made."""
 SENTENCES = set("help text notes log warning reason error skipped infotext warnings told damaged measured".split())
 """Fields with sentences, which other tests look at."""

@@ -279,6 +279,9 @@ def test_settings_are_suggested_with_reasons_and_make_a_recipe(api: Client) -> N
     assert TrainingRuns(api.app_state).recipe_from_form(settings).max_train_epochs == 10
     assert str(api.root) not in json.dumps(found)
     offer = found["regularisation"]
+    plain, regularised = found["expected"], offer["expected"]  # before Train is pressed
+    assert (plain["steps"], regularised["steps"]) == (500, 1000)
+    assert 0 < plain["least_seconds"] < plain["most_seconds"] < regularised["most_seconds"]
     assert offer["on"] and offer["reason"].startswith("100 pictures are drawn first")
     settings |= {row["name"]: row["value"] for row in offer["settings"]}
     runs = TrainingRuns(api.app_state)

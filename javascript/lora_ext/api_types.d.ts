@@ -314,6 +314,16 @@ export interface ExpectedCost {
     most_seconds: number | null;
 }
 
+/** The length of a training, without what it draws: regularisation pictures, samples, a sheet. */
+export interface ExpectedLength {
+    /** Its steps. */
+    steps: number;
+    /** Seconds that it takes at least, as expected; 0 where the device's speed is not known. */
+    least_seconds: number;
+    /** Seconds that it takes at most, as expected. */
+    most_seconds: number;
+}
+
 /** A file with which something could not be done, and why. */
 export interface FailedFile {
     name: string;
@@ -764,6 +774,8 @@ export interface OfferedRegularisation {
     values: (string | number)[];
     /** The options that it takes. */
     settings: SettingWithReason[];
+    /** The length of the run with them. */
+    expected: ExpectedLength;
 }
 
 /** A picture below the output folder. */
@@ -1249,6 +1261,8 @@ export interface SplitReportData {
 export interface SuggestedTraining {
     /** The options that are not at their defaults. */
     settings: SettingWithReason[];
+    /** The length of the run without regularisation. */
+    expected: ExpectedLength;
     /** Pictures that keep other prompts as they are. */
     regularisation: OfferedRegularisation;
     /** Sample prompts, one a line. */

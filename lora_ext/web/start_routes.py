@@ -15,6 +15,7 @@ from ..file.displayed_names import displayed_name
 from ..jobs import MODEL_LANE, Job, JobSummary
 from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
 from ..train.config.suggested_setting import SuggestedSetting
+from ..training.expected_length import ExpectedLength, expected_lengths
 from ..training.settings_for_pictures import (
     duplicate_pictures,
     regularisation_folder_name,
@@ -127,6 +128,7 @@ class OfferedRegularisation:
         template: The sentence with {0}, {1} … for `values`, to be translated.
         values: What stands there.
         settings: The options that it takes.
+        expected: The length of the run with them.
     """
 
     on: bool
@@ -134,6 +136,7 @@ class OfferedRegularisation:
     template: str
     values: list[str | int]
     settings: list[SettingWithReason]
+    expected: ExpectedLength
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class SuggestedTraining:
 
     Attributes:
         settings: The options that are not at their defaults.
+        expected: The length of the run without regularisation.
         regularisation: Pictures that keep other prompts as they are.
         prompts: Sample prompts, one a line.
         pictures: How many pictures can be read.
@@ -150,6 +154,7 @@ class SuggestedTraining:
     """
 
     settings: list[SettingWithReason]
+    expected: ExpectedLength
     regularisation: OfferedRegularisation
     prompts: str
     pictures: int
@@ -168,11 +173,13 @@ def suggest_training(app_state: AppState, options: SuggestRequest, job: Job) -> 
         name = regularisation_folder_name(options.kind, model)
         kept = user_dataset_folder(app_state.folders.datasets, name)
         suggested = suggest_for_pictures(options.kind, scan, model, options.trigger.strip(), kept, name)
+        lengths = expected_lengths(folder, suggested, model)
     offer, why = suggested.regularisation, suggested.regularisation.choice
     return SuggestedTraining(
         settings=_rows(suggested.settings),
+        expected=lengths.plain,
         regularisation=OfferedRegularisation(
-            bool(why.value), why.reason, why.template, list(why.values), _rows(offer.settings)
+            bool(why.value), why.reason, why.template, list(why.values), _rows(offer.settings), lengths.regularised
         ),
         prompts=sample_prompt_lines(scan, options.trigger.strip()),
         pictures=len(scan.images),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -96,6 +97,22 @@ def test_what_is_missing_is_said_beside_it(page: Any, panel: Any) -> None:
     panel.get_by_label("Name", exact=True).fill("me")
     train.click()
     panel.get_by_text("Add pictures first.").wait_for()
+
+
+def test_the_length_of_the_training_is_said_before_it_begins(page: Any, panel: Any) -> None:
+    """And what regularisation takes is said only while it is on."""
+    panel.get_by_role("radio", name="Object").click()
+    panel.get_by_label("Name", exact=True).fill("mug")
+    send(page, [("a.png", photo(1)), ("b.png", photo(2))])
+    drawn = panel.get_by_text("100 pictures are drawn first")
+    drawn.wait_for()
+    panel.get_by_text(re.compile(r"^1000 steps as suggested, about .* to .* on this computer")).wait_for()
+    panel.get_by_label("Keep what the model draws already").uncheck()
+    panel.get_by_text(re.compile(r"^500 steps as suggested, about .* to .* on this computer")).wait_for()
+    assert not drawn.is_visible()
+    panel.get_by_label("Keep what the model draws already").check()
+    panel.get_by_text(re.compile("^1000 steps")).wait_for()
+    assert drawn.is_visible()
 
 
 def test_bad_files_are_named_captions_are_written_and_the_form_takes_over(

@@ -37,20 +37,32 @@ export class RegularisationBox {
         return this.on || !this.offer || !this.offer.settings.some((row) => row.name === name);
     }
 
-    /** @param {Offer} offer @param {string} reason @param {HTMLElement[]} rows its settings */
-    show(offer, reason, rows) {
+    /**
+     * @param {Offer} offer
+     * @param {string} reason
+     * @param {HTMLElement[]} rows its settings
+     * @param {() => void} onchange called when it is turned on or off
+     */
+    show(offer, reason, rows, onchange) {
         this.offer = offer;
-        const settings = h("div", { class: "lx-grid lx-reasons", hidden: !this.on }, rows);
+        const settings = h("div", { class: "lx-grid lx-reasons" }, rows),
+            why = note(reason);
+        const tell = () => {
+            settings.hidden = !this.on;
+            why.hidden = offer.on && !this.on; // it says what is drawn and how long it takes, which is no longer so
+        };
+        tell();
         const box = checkbox(
             t("Keep what the model draws already (regularisation)"),
             this.on,
             (on) => {
                 this.chosen = on;
-                settings.hidden = !on;
+                tell();
+                onchange();
             },
             t("Pictures of other things take turns with yours, so that only your word gets a new meaning"),
         );
         const more = h("details", {}, summary(t("What regularisation does")), effectPicture(), settings);
-        return h("div", { class: "lx-regularisation" }, box, note(reason), more);
+        return h("div", { class: "lx-regularisation" }, box, why, more);
     }
 }

@@ -2,6 +2,7 @@
 import { api, post } from "../core/api.mjs";
 import { debounce } from "../core/debounce.mjs";
 import { h, setChildren } from "../core/elements.mjs";
+import { formatRoughDuration } from "../core/format.mjs";
 import { t } from "../core/strings.mjs";
 import { note, stack, summary } from "../controls/basic.mjs";
 import { followJob, jobPath } from "../jobs/job_view.mjs";
@@ -31,6 +32,23 @@ async function suggestionFor(asked) {
 /** Why it is suggested, in the page's language. @param {{ template: string, values: (string | number)[] }} row */
 const reasonOf = ({ template, values }) =>
     t(template, ...values.map((value) => (typeof value === "string" ? t(value) : value)));
+
+/**
+ * How long the training is, before it begins.
+ * @param {import("../api_types").ExpectedLength} expected
+ */
+function lengthWords({ steps, least_seconds: low, most_seconds: high }) {
+    if (!low || !high) {
+        return t("{0} steps as suggested. How long they take is shown once the first ones are done.", steps);
+    }
+    return t(
+        "{0} steps as suggested, about {1} to {2} on this computer; pictures that are drawn (samples, the sheet) " +
+            "take time beside.",
+        steps,
+        formatRoughDuration(low),
+        formatRoughDuration(high),
+    );
+}
 
 export class SuggestedSettings {
     /** What the settings come to, in a sentence. */
@@ -107,13 +125,18 @@ export class SuggestedSettings {
         this.prompts = found.prompts;
         const rows = found.settings.flatMap((row) => this.row(row) || []);
         const more = found.regularisation.settings.flatMap((row) => this.row(row) || []);
+        const time = note("");
+        const tellTime = () =>
+            (time.textContent = lengthWords(this.regularisation.on ? found.regularisation.expected : found.expected));
         const length = found.settings.find(({ name }) => name === "max_train_epochs");
         setChildren(
             this.summary,
             length ? note(reasonOf(length)) : null,
             found.skipped.map((line) => saidNote(line, "bad")),
-            this.regularisation.show(found.regularisation, reasonOf(found.regularisation), more),
+            this.regularisation.show(found.regularisation, reasonOf(found.regularisation), more, tellTime),
+            time,
         );
+        tellTime();
         setChildren(
             this.details,
             h(
