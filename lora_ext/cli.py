@@ -37,7 +37,7 @@ CLI_COMMANDS = {
     "metadata": ("tools.metadata", "show, edit or strip a file's metadata; compute its hashes again"),
     "conflicts": ("compare.conflicts_command", "which LoRAs conflict in which blocks, and how to split the blocks"),
     "reweight": ("tools.reweight", "write block weights into a LoRA"),
-    "help": ("help_command", "what to do about a message, such as help memory; without a word, all of them"),
+    "help": ("help_command", "what to do about a message or a symptom, such as help black; without a word, all"),
 }
 """Command → (module with `main(argv) -> int`, what it does)."""
 PACKAGE_EXTRAS = {

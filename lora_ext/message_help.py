@@ -133,6 +133,27 @@ class Explanation(NamedTuple):
         return [" ".join(part.split()) for part in parts]
 
 
+def page_sections() -> list[tuple[str, str, str]]:
+    """The sections of the page: (the name that links have, heading, Markdown)."""
+    found = re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", _page_text(), re.MULTILINE)
+    return [(_anchor(heading), heading, text) for heading, text in found]
+
+
+def explain_section(name: str) -> str:
+    """A section of the page as plain text.
+
+    Args:
+        name: the name that links have.
+
+    Raises:
+        LoraError: The page has no such section.
+    """
+    for section, heading, text in page_sections():
+        if section == name:
+            return f"{heading}\n\n{plain_text(text).strip()}"
+    raise LoraError(f"{PAGE_NAME} has no section {name!r}")
+
+
 def topic_explanation(topic: MessageTopic) -> Explanation:
     """The section that explains a topic.
 
@@ -145,8 +166,8 @@ def topic_explanation(topic: MessageTopic) -> Explanation:
     Raises:
         LoraError: The page has no such section.
     """
-    for heading, text in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", _page_text(), re.MULTILINE):
-        if _anchor(heading) == topic.section:
+    for name, heading, text in page_sections():
+        if name == topic.section:
             place = topic.advice.removeprefix(heading).removeprefix(heading.lower()).strip(" ,")
             return Explanation(heading, place if place.isdigit() else "", plain_text(text).strip())
     raise LoraError(f"{PAGE_NAME} has no section {topic.section!r}")

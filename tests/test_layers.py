@@ -29,6 +29,7 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
         "conditions",
         "ldm_keys",
         "lowrank",
+        "help_search",
         "message_help",
         "precisions",
         "zero_terminal_snr",
@@ -47,12 +48,12 @@ LAYERS = (  # from the lowest; what is in one package, or in a group of one line
     ("host",),
     ("host.standalone",),
     ("host.a1111",),
-    ("api", "jobs", "generate", "help_command", "inspect_file"),
+    ("api", "jobs", "generate", "inspect_file"),
     ("training",),
     ("demo", "web"),
     ("ui",),
     ("cli",),
-    ("__main__",),
+    ("__main__", "help_command"),
 )
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 ONLY_IN = {  # outside package -> the packages that may import it

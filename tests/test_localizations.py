@@ -81,7 +81,7 @@ def server_sentences(*lists_named: str) -> list[tuple[str, str]]:
 
 
 NOT_ON_THE_PAGE = (
-    "api", "cli", "demo", "inject", "message_help", "ui", "weight_curve",
+    "api", "cli", "demo", "inject", "help_command", "message_help", "ui", "weight_curve",
     "compare/conflicts_command", "generate/blocks_command", "tools/lora_add_words", "train/data/resize_images",
     "training/control_command", "training/run_name", "training/teach_command", "web/access_guard", "web/allowed_hosts",
     "web/page_files",

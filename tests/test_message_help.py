@@ -68,6 +68,36 @@ def test_the_command_line_names_the_help_and_shows_it(capsys: pytest.CaptureFixt
     assert "did you mean 'memory'?" in told and "without a word, help lists them with the messages" in told
 
 
+@pytest.mark.parametrize(
+    ("asked", "parts"),
+    [
+        ("sdxl", ["Made for SDXL", "Nothing can convert", "--text_encoder_2_lr"]),
+        ("SD1", ["made-for-sdxl"]),
+        ("forge", ["out-of-memory ", "docs/webui.md"]),
+        ("nan", ["Black picture (point 2)", "loss-is-nan"]),
+        ("oom", ["out-of-memory ", "out-of-memory-in-training", "--gradient_checkpointing"]),
+        ("why is my image black?", ["no-half-vae"]),
+        ("dora", ["--dora_wd", "docs/tags.md"]),
+        ("min_snr_gamma", ["--min_snr_gamma"]),
+        ("resize", ["change the rank of a LoRA"]),
+        ("loss-is-nan", ["The learning rate is too high"]),
+    ],
+)
+def test_help_is_found_by_the_words_that_users_type(
+    asked: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["help", *asked.split()]) == 0
+    told = capsys.readouterr().out
+    assert [part for part in parts if part not in told] == []
+
+
+def test_an_unknown_word_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, near in (("sdlx", "sdxl"), ("blakc", "black")):
+        assert cli.main(["help", asked]) == 2
+        told = capsys.readouterr().err
+        assert f"no help is found for '{asked}'; did you mean '" in told and near in told.partition("did you mean")[2]
+
+
 def test_known_names_stand_in_one_line_and_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report_error(LoraError("no x" + did_you_mean("x", ["evil\x1b[31m\nred\u202e", "日本"])))
     assert capsys.readouterr().err == "lora-ext: no x; known: evil\\u001b[31m red\\u202e, 日本\n"
