@@ -101,6 +101,15 @@ def help_hint(message: str) -> str:
     return f"\n  what to do: python -m lora_ext help {topic.name}" if topic else ""
 
 
+def with_help(message: str) -> str:
+    """A message, and the line that names its help where there is one.
+
+    Args:
+        message: what the program says.
+    """
+    return message + help_hint(message)
+
+
 def report_error(error: LoraError) -> int:
     """Prints an error that the user can mend, and where its help is, on standard error.
 
@@ -110,7 +119,7 @@ def report_error(error: LoraError) -> int:
     Returns:
         The exit status of the program, 2.
     """
-    print_text(f"lora-ext: {error}{help_hint(str(error))}", file=sys.stderr)
+    print_text(f"lora-ext: {with_help(str(error))}", file=sys.stderr)
     return 2
 
 

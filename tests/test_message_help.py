@@ -6,10 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lora_ext import cli, message_help
-from lora_ext.errors import LoraError, did_you_mean
+from lora_ext.block_weights import parse_block_weights
+from lora_ext.errors import BlockError, LoraError, did_you_mean
+from lora_ext.fit_report import FitReport
+from lora_ext.generate import GenerationReport, Settings, generate_command
+from lora_ext.layer_names import LayerId
+from lora_ext.lora_tags import parse_lora_tags
 from lora_ext.message_help import explain_topic, find_topic, help_hint, message_topics, report_error
+from lora_ext.prompt_warnings import tag_warnings
 
 
 def test_every_row_of_the_page_is_a_topic_with_a_text() -> None:
@@ -96,6 +103,35 @@ def test_an_unknown_word_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
         assert cli.main(["help", asked]) == 2
         told = capsys.readouterr().err
         assert f"no help is found for '{asked}'; did you mean '" in told and near in told.partition("did you mean")[2]
+
+
+def test_what_users_meet_most_in_generate_has_its_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file for another model was told without help, and one that fits, but for block weights, with a wrong one."""
+    layer = LayerId("unet", "IN01", "attn1.to_q")
+    misfit, partly = FitReport("a", "SDXL", unmatched=(layer,) * 2), FitReport("a", "SDXL", 2, (layer,))
+    damaged, whole = FitReport("a", "SD1", 2, damaged=1), FitReport("a", "SD1", 2, blocks_without_weight=("IN01",))
+    for fit, name in ((misfit, "fit"), (partly, "fit"), (damaged, "file"), (whole, "")):
+        topic = find_topic(str(fit))
+        assert (topic.name if topic else "") == name, str(fit)
+    for tag in ("<lora:a:1:step=x>", "<lora:a:1:start=x>", "<lora:a:1:lbx=1>", "<lora:a:x>"):
+        (error,) = parse_lora_tags(tag)[2]
+        assert "help number" in help_hint(str(error)), error
+    for weights in ("1,2", "NOPE"):
+        with pytest.raises(BlockError) as wrong:
+            parse_block_weights(weights)
+        assert "help number" in help_hint(str(wrong.value)), wrong.value
+    assert "help text" in help_hint("".join(tag_warnings("a <loar:cat:1>")))
+    assert "help steps" in help_hint("a: its U-Net part never acts, because it starts after the last step")
+
+    def generate(settings: Settings, *, report: GenerationReport, **_: object) -> list[Image.Image]:
+        report.fits.append(misfit)
+        return []
+
+    monkeypatch.setattr(generate_command, "generate", generate)
+    assert cli.main(["generate", "--prompt", "a"]) == 0
+    assert capsys.readouterr().err.splitlines() == [str(misfit), "  what to do: python -m lora_ext help fit"]
 
 
 def test_known_names_stand_in_one_line_and_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ from ..errors import LoraError
 from ..file.lora_library import LoraLibrary
 from ..host.standalone import clip_image
 from ..host.standalone.sampling import parse_sampling_plan
-from ..message_help import report_error
+from ..message_help import report_error, with_help
 from ..prompt_warnings import tag_warnings
 from .generate_command import generate_parser as generate_parser
 from .generate_command import settings_from_options
@@ -175,7 +175,7 @@ def compare(
     if unknown:
         planned = _without_tags(planned, unknown)
     for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
-        print_text(text, file=sys.stderr)
+        print_text(with_help(text), file=sys.stderr)
     with StandaloneImageRenderer(settings, model, library) as renderer:
         bar = _ProgressBar(quiet=json)
         try:
@@ -186,7 +186,7 @@ def compare(
             bar.close()
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
     for text in fits:
-        print_text(text, file=sys.stderr)
+        print_text(with_help(text), file=sys.stderr)
     return _summary(result)
 
 
@@ -218,7 +218,7 @@ def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, asked: str |
         except LoraError as error:
             if asked in (None, name):
                 raise
-            print_text(f"tag skipped: {error}", file=sys.stderr)
+            print_text(with_help(f"tag skipped: {error}"), file=sys.stderr)
             found.append(name)
     return found
 

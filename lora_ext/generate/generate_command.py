@@ -17,7 +17,7 @@ from ..errors import LoraError
 from ..fit_report import FitReport
 from ..host import infotext
 from ..inject import MODES
-from ..message_help import help_hint, report_error
+from ..message_help import report_error, with_help
 from ..precisions import MODEL_PRECISIONS
 from ..protocols import VAE_SCALE_FACTOR
 from .image_files import save_images
@@ -134,7 +134,7 @@ def _generate_with_progress_bar(settings: Settings, report: GenerationReport) ->
     printed: set[str] = set()
 
     def tell() -> None:
-        for text in (*map(str, report.fits), *(note + help_hint(note) for note in report.notes)):
+        for text in map(with_help, (*map(str, report.fits), *report.notes)):
             if text not in printed:
                 printed.add(text)
                 print_text(text, file=sys.stderr)
