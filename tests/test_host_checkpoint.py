@@ -343,7 +343,7 @@ def test_names_what_is_missing(tmp_path: Path) -> None:
     state = load_tensors(path).tensors
     gone = state.pop("model.diffusion_model.input_blocks.1.1.proj_in.bias")
     save_file(state, path)
-    with pytest.raises(FileError, match=r"U-Net lacks 1 of \d+ tensors, such as down_blocks.0.attentions.0.proj_in"):
+    with pytest.raises(FileError, match=r"U-Net lacks 1 of \d+ tensors: down_blocks.0.attentions.0.proj_in"):
         read(path)
     state["model.diffusion_model.input_blocks.1.1.proj_in.bias"] = gone[:3].clone()
     save_file(state, path)

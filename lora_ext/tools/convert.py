@@ -165,7 +165,9 @@ def _for_program(file: LoraFile, to: str, report: ToolReport) -> LoraFile:
     if unsupported:
         raise ToolError(_unsupported_text(file, unsupported, to))
     for what, names in (("embeddings", list(file.embeddings)), ("entries not understood", list(file.unrecognized))):
-        if names:
+        if len(names) == 1:
+            report.add_note(f"{possessive} key format holds no {what}: 1 left out: {names[0]}")
+        elif names:
             report.add_note(f"{possessive} key format holds no {what}: {len(names)} left out, such as {names[0]}")
     bare = replace(file, embeddings={}, unrecognized={}, embedding_keys={})
     tensors = format_keys(bare, to)

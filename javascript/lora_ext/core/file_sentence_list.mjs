@@ -109,6 +109,7 @@ export const FILE_SENTENCES = [
     "entries not understood",
     "the method 'factors' needs alphas of the same sign; use concat or svd",
     "{0} key format holds no {1}: {2} left out, such as {3}",
+    "{0} key format holds no {1}: 1 left out: {2}",
     "{0} layers ({1}) became the nearest LoRA of rank {2}; {3} of the norm of their change is kept (error {4})",
     "{0} has no layer {1}",
     "{0} is not a diffusers model: it has no {1}",

@@ -46,6 +46,7 @@ export const HOST_SENTENCES = [
     "the tokenizer has {0} tokens, more than the text encoder; give that of this model",
     "the tokenizer has {0} tokens, the text encoder {1}; give the tokenizer of this model",
     "its {0} lacks {1} of {2} tensors, such as {3}",
+    "its {0} lacks 1 of {1} tensors: {2}",
     "its {0} has {1} of shape {2} where {3} belongs",
     "{0} has shape {1} where {2} belongs",
     "{0} holds adapter_config.json, a PEFT adapter; give a folder with the whole model",

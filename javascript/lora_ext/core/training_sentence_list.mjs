@@ -184,6 +184,7 @@ export const TRAINING_SENTENCES = [
     "the saved vectors of {0} are {1}, this model and recipe need {2}; resume with the model and num_vectors_per_token as before",
     "{0} was put into {1} captions that did not contain it",
     "in {0} of {1} captions, such as that of {2}",
+    "in 1 of {0} captions, that of {1}",
     "{0} is not read {1}: what is after {2} tokens is cut off",
     "{0}; shorten caption_prefix and the captions, or set max_token_length 150 or 225",
     "{0} is in {1} captions of regularisation pictures, which keep what the model already knows; choose a rarer token_string, or change those captions",

@@ -166,6 +166,8 @@ def _check_tensors(networks: Mapping[str, _Network], names: Mapping[str, str], p
     """Raises FileError where a tensor is missing or has another shape."""
     for subfolder, network in networks.items():
         missing = [row.name for row in network.rows if row.name not in names]
+        if len(missing) == 1:
+            raise FileError(f"its {subfolder} lacks 1 of {len(network.rows)} tensors: {missing[0]}")
         if missing:
             raise FileError(
                 f"its {subfolder} lacks {len(missing)} of {len(network.rows)} tensors, such as {missing[0]}"

@@ -123,6 +123,8 @@ def load_network_weights(
     wanted = dict(module.named_parameters())
     missing = [key for key in wanted if key not in state]
     if missing:
+        if len(missing) == 1:
+            raise FileError(f"its {network_name} lacks 1 of {len(wanted)} tensors: {missing[0]}")
         raise FileError(f"its {network_name} lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
     wrong = [key for key, tensor in wanted.items() if state[key].shape != tensor.shape]
     if wrong:

@@ -166,6 +166,8 @@ class TrainableEmbedding:
         ]
         if unread:
             where = f"in {len(unread)} of {counted(len(train), 'caption')}, such as that of {unread[0].path}"
+            if len(unread) == 1:
+                where = f"in 1 of {counted(len(train), 'caption')}, that of {unread[0].path}"
             why = f"{self.token!r} is not read {where}: what is after {self.recipe.max_token_length} tokens is cut off"
             if len(unread) == len(train):
                 raise TrainError(f"{why}; shorten caption_prefix and the captions, or set max_token_length 150 or 225")
