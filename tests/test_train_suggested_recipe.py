@@ -17,8 +17,14 @@ from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT, suggest_set
 from lora_ext.train.config.suggested_regularisation import offer_regularisation
 from lora_ext.train.config.suggested_setting import TrainingSituation
 from lora_ext.train.data.buckets import fit_to_bucket
+from lora_ext.train.data.dataset_scan import DatasetScan
 from lora_ext.train.data.subset import bucket_rules
-from lora_ext.training.settings_for_pictures import _situation, regularisation_folder_name, sample_prompt_lines
+from lora_ext.training.settings_for_pictures import (
+    _buckets_with_cut,
+    _situation,
+    regularisation_folder_name,
+    sample_prompt_lines,
+)
 
 TWENTY = TrainingSituation("person", 20, 1, "SD1", 512)
 
@@ -53,7 +59,7 @@ def test_little_memory_gets_gradient_checkpointing_and_buckets_follow_the_pictur
     assert "enable_bucket" not in suggest_settings(TWENTY)
     assert suggest_settings(replace(TWENTY, aspect_ratio_count=2))["enable_bucket"].value
     photos = suggest_settings(replace(TWENTY, all_square=False))  # all of one camera, 3:2: a third would be cut off
-    assert photos["enable_bucket"].value and "not square" in photos["enable_bucket"].reason
+    assert photos["enable_bucket"].value and "square" in photos["enable_bucket"].reason
 
 
 def test_pictures_of_one_shape_are_not_cut_to_squares() -> None:
@@ -75,6 +81,22 @@ def test_the_suggested_buckets_have_the_shapes_of_the_pictures(side: int) -> Non
     assert wide.bucket == high.bucket[::-1]
     assert (rules.min_bucket_reso, found["min_bucket_reso"].reason) == (side // 2, f"half of {side}")
     assert ("bucket_reso_steps" in found) is (side < 512)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "reason"),
+    [
+        (64, (200, 150), "in their buckets up to 4 % of one is cut off, in a square up to 25 %"),  # at 72x56
+        (512, (1536, 1024), "in their buckets up to 11 % of one is cut off, in a square up to 34 %"),  # at 640x384
+        (64, (72, 56), "in their buckets nothing is cut off, in a square up to 22 % of one"),
+    ],
+)
+def test_buckets_say_how_much_they_cut_off(side: int, size: tuple[int, int], reason: str) -> None:
+    """The page said that nothing is."""
+    found = suggest_settings(replace(TWENTY, native_size=side, all_square=False))
+    scan = DatasetScan((), (SimpleNamespace(size=size), SimpleNamespace(size=(64, 64))), ())  # type: ignore[arg-type]
+    assert _buckets_with_cut(found, scan)["enable_bucket"].reason == f"not all pictures are square: {reason}"
+    assert _buckets_with_cut(suggest_settings(TWENTY), scan) == {}
 
 
 def test_an_unknown_kind_is_refused() -> None:

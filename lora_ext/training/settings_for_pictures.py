@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import TrainError
 from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
+from ..train.config.recipe_io import recipe_from_settings
 from ..train.config.suggested_recipe import suggest_settings
 from ..train.config.suggested_regularisation import RegularisationOffer, offer_regularisation
 from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation
+from ..train.data.buckets import fit_to_bucket
 from ..train.data.caption_lists import find_caption_list
 from ..train.data.dataset_folders import COMMON_IMAGE_SUFFIXES, concept_of_folder, find_subsets
 from ..train.data.dataset_scan import DatasetScan, scan_dataset
 from ..train.data.image_files import is_image_file
 from ..train.data.missing_pictures import missing_pictures_ending
-from ..train.data.subset import check_folder
+from ..train.data.subset import bucket_rules, check_folder
 from ..train.run.memory_plan import available_bytes
 
 SAMPLE_PROMPT_COUNT = 2
@@ -104,8 +108,10 @@ def suggest_for_pictures(
     """
     situation = _situation(kind, scan, model)
     found = sum(map(is_image_file, folder.iterdir())) if folder.is_dir() else 0
+    settings = suggest_settings(situation)
     return SuggestionForPictures(
-        suggest_settings(situation) | _captions(scan, trigger), offer_regularisation(situation, folder_option, found)
+        settings | _buckets_with_cut(settings, scan) | _captions(scan, trigger),
+        offer_regularisation(situation, folder_option, found),
     )
 
 
@@ -137,6 +143,24 @@ def _situation(kind: str, scan: DatasetScan, model: TrainableModel) -> TrainingS
         gpu_bytes=available_bytes(model) if model.device.type == "cuda" else 0.0,
         on_gpu=model.device.type == "cuda",
     )
+
+
+def _buckets_with_cut(settings: Mapping[str, SuggestedSetting], scan: DatasetScan) -> dict[str, SuggestedSetting]:
+    """Buckets, where they are suggested, with how much of a picture they cut off, as measured."""
+    if "enable_bucket" not in settings:
+        return {}
+    rules = bucket_rules(recipe_from_settings({name: row.value for name, row in settings.items()}))
+    sizes = {image.size for image in scan.images}
+    cut, square = (
+        math.ceil(round(100 * max(fit_to_bucket(size, used).cut_share for size in sizes), 6))
+        for used in (rules, replace(rules, enable_bucket=False))
+    )
+    reason = "not all pictures are square: in their buckets up to {0} % of one is cut off, in a square up to {1} %"
+    numbers: tuple[int, ...] = (cut, square)
+    if not cut:
+        reason = "not all pictures are square: in their buckets nothing is cut off, in a square up to {0} % of one"
+        numbers = (square,)
+    return {"enable_bucket": SuggestedSetting(True, reason, numbers)}
 
 
 def _captions(scan: DatasetScan, trigger: str) -> dict[str, SuggestedSetting]:

@@ -117,12 +117,7 @@ def _pictures(situation: TrainingSituation) -> dict[str, SuggestedSetting]:
     reason = "this {0} model was made for {1} pixels"
     found = {"resolution": SuggestedSetting(str(side), reason, (situation.family, side))}
     if situation.aspect_ratio_count > 1 or not situation.all_square:
-        buckets = SuggestedSetting(True, "the pictures are not square, and nothing is cut off")
-        if situation.aspect_ratio_count > 1:
-            buckets = SuggestedSetting(
-                True, "the pictures have {0} aspect ratios, and nothing is cut off", (situation.aspect_ratio_count,)
-            )
-        found["enable_bucket"] = buckets
+        found["enable_bucket"] = SuggestedSetting(True, "not all pictures are square")
         steps = _bucket_steps(side)
         if steps < _USUAL_BUCKET_STEPS:
             reason = "larger steps would make most pictures of {0} pixels squares"

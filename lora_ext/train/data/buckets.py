@@ -84,6 +84,11 @@ class BucketFit(NamedTuple):
     resized: PixelSize
 
 
+    @property
+    def cut_share(self) -> float:
+        """The share of the image that is cropped, from 0 to 1."""
+        return 1 - self.bucket[0] * self.bucket[1] / (self.resized[0] * self.resized[1])
+
 @lru_cache(maxsize=64)
 def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
     """All buckets, sorted: every width in steps with the largest height that the area allows, and both swapped."""

@@ -305,7 +305,7 @@ def _size_notes(recipe: Recipe, train: Sequence[DatasetImage]) -> Iterator[str]:
             "picture is much smaller than its bucket and becomes blurred; set a lower resolution",
             "pictures are much smaller than their bucket and become blurred; set a lower resolution",
         )
-    cut = sum(_share(p.bucket_fit.resized, p.bucket_fit.bucket) < 0.7 for p in train)
+    cut = sum(p.bucket_fit.cut_share > 0.3 for p in train)
     if cut:
         hint = "" if recipe.enable_bucket else "; enable_bucket keeps their aspect ratio"
         yield f"more than 30% of {counted(cut, 'picture')} is cut off{hint}"
@@ -324,10 +324,6 @@ def _mask_notes(recipe: Recipe, train: Sequence[DatasetImage]) -> Iterator[str]:
         yield fill_counts("{0} pictures are cropped by hand", cropped)
     if painted:
         yield fill_counts("{0} pictures have a painted mask; what it leaves out is not learned", painted)
-
-
-def _share(resized: PixelSize, bucket: PixelSize) -> float:
-    return bucket[0] * bucket[1] / (resized[0] * resized[1])
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
