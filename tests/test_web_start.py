@@ -25,7 +25,10 @@ from test_web import Client
 
 from lora_ext.embedded import CHECKPOINT
 from lora_ext.errors import FileError
+from lora_ext.train.config.recipe import Recipe, recipe_options
 from lora_ext.train.config.suggested_recipe import KINDS_OF_CONCEPT
+from lora_ext.train.data.buckets import BucketRules
+from lora_ext.train.data.subset import bucket_rules
 from lora_ext.train.run.training_run import TrainingRun
 from lora_ext.web import upload_files
 from lora_ext.web.training_runs import TrainingRuns
@@ -107,6 +110,19 @@ def test_the_pictures_of_a_folder_have_the_sizes_and_repeats_of_the_training_for
     form = {"resolution": "64", "min_bucket_reso": 32, "bucket_reso_steps": 8, "dataset_repeats": 5}
     (row,) = api("GET", "/dataset", params={"name": "cat", **form})["pictures"]
     assert (row["bucket"], row["repeats"]) == ("72×56", 5)
+
+
+def test_the_sizes_of_a_query_have_the_defaults_and_limits_of_the_training_options(api: Client) -> None:
+    """They stood in the route, in the recipe and in the buckets' rules."""
+    routes = api("GET", "/openapi.json")["paths"]
+    route = next(of_path["get"] for path, of_path in routes.items() if path.endswith("/v1/dataset"))
+    schemas = {row["name"]: row["schema"] for row in route["parameters"]}
+    for name, (item, option) in recipe_options().items():
+        if name in schemas:
+            found = schemas[name]
+            limits = found.get("minimum"), found.get("maximum")
+            assert (found["default"], *limits) == (item.default, option.low, option.high), name
+    assert bucket_rules(Recipe()) == BucketRules() and len(schemas.keys() & recipe_options().keys()) == 6
 
 
 def test_a_second_upload_adds_to_the_first_and_names_what_is_there_already(api: Client) -> None:

@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from ..errors import LoraError
 from ..jobs import MODEL_LANE, Job, JobSummary
-from ..train.config.recipe import Recipe
+from ..train.config.recipe import Recipe, recipe_options
 from ..train.config.recipe_metadata import settings_from_lora_file
-from ..train.config.recipe_option import MAX_SIDE_PIXELS
 from ..train.run.run_requests import RunRequest
 from . import dataset_browser
 from .app_state import AppState
@@ -163,6 +162,12 @@ def _title(options: TrainRequest) -> str:
     return str(options.settings.get("output_name") or "last")
 
 
+def _option_query(name: str) -> Any:
+    """A number of a query, with the default and the limits of a training option."""
+    item, option = recipe_options()[name]
+    return Query(item.default, ge=option.low, le=option.high)
+
+
 def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     """Adds the routes."""
     sheets = SheetService(app_state)
@@ -251,13 +256,13 @@ def register_train_routes(api: APIRouter, app_state: AppState) -> None:
     @api.get("/dataset")
     def dataset(
         name: str = Query(..., max_length=400),
-        resolution: str = Query("512", max_length=20),
+        resolution: str = Query(Recipe.resolution, max_length=20),
         buckets: bool = Query(True),
-        min_bucket_reso: int = Query(256, ge=8, le=MAX_SIDE_PIXELS),
-        max_bucket_reso: int = Query(1024, ge=64, le=MAX_SIDE_PIXELS),
-        bucket_reso_steps: int = Query(64, ge=8, le=MAX_SIDE_PIXELS),
-        bucket_no_upscale: bool = Query(False),
-        dataset_repeats: int = Query(1, ge=1),
+        min_bucket_reso: int = _option_query("min_bucket_reso"),
+        max_bucket_reso: int = _option_query("max_bucket_reso"),
+        bucket_reso_steps: int = _option_query("bucket_reso_steps"),
+        bucket_no_upscale: bool = Query(Recipe.bucket_no_upscale),
+        dataset_repeats: int = _option_query("dataset_repeats"),
     ) -> dataset_browser.DatasetAnswer:
         """The pictures of a dataset with captions and buckets; those without a caption first."""
         recipe = Recipe(

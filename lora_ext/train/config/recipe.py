@@ -180,7 +180,9 @@ class Recipe(
     enable_bucket: bool = recipe_option(False, "sizes by the pictures' aspect ratios", "pictures", basic=True)
     min_bucket_reso: int = recipe_option(256, "shortest side of a bucket", "pictures", low=8, high=MAX_SIDE_PIXELS)
     max_bucket_reso: int = recipe_option(1024, "longest side of a bucket", "pictures", low=64, high=MAX_SIDE_PIXELS)
-    bucket_reso_steps: int = recipe_option(64, "bucket sides are multiples of it", "pictures", low=8)
+    bucket_reso_steps: int = recipe_option(
+        64, "bucket sides are multiples of it", "pictures", low=8, high=MAX_SIDE_PIXELS
+    )
     bucket_no_upscale: bool = recipe_option(False, "never enlarge a picture", "pictures")
     resize_interpolation: str | None = recipe_option(
         None,

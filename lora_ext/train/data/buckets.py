@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ...errors import TrainError
 from ...protocols import VAE_SCALE_FACTOR
+from ..config.recipe import Recipe
 
 PixelSize = tuple[int, int]
 
@@ -32,11 +33,11 @@ class BucketRules:
     """
 
     resolution: PixelSize = (512, 512)
-    enable_bucket: bool = False
-    min_bucket_reso: int = 256
-    max_bucket_reso: int = 1024
-    bucket_reso_steps: int = 64
-    bucket_no_upscale: bool = False
+    enable_bucket: bool = Recipe.enable_bucket
+    min_bucket_reso: int = Recipe.min_bucket_reso
+    max_bucket_reso: int = Recipe.max_bucket_reso
+    bucket_reso_steps: int = Recipe.bucket_reso_steps
+    bucket_no_upscale: bool = Recipe.bucket_no_upscale
 
     def __post_init__(self) -> None:
         width, height = self.resolution
@@ -83,11 +84,11 @@ class BucketFit(NamedTuple):
     bucket: PixelSize
     resized: PixelSize
 
-
     @property
     def cut_share(self) -> float:
         """The share of the image that is cropped, from 0 to 1."""
         return 1 - self.bucket[0] * self.bucket[1] / (self.resized[0] * self.resized[1])
+
 
 @lru_cache(maxsize=64)
 def bucket_sizes(rules: BucketRules) -> tuple[PixelSize, ...]:
