@@ -192,6 +192,10 @@ class Presets:
     notes: tuple[str, ...] = ()
 
 
+MOST_USUAL_WEIGHT = 5.0
+"""Sliders are used up to about this weight, and down to its negative; no file is made for more."""
+
+
 def resolve_tag(
     tag: LoraTag, library: LoraFinder, presets: Presets | None = None, *, seed: int | str = 0
 ) -> AdapterSpec:
@@ -215,7 +219,8 @@ def resolve_tag(
     preset_notes = presets.notes if tag.lbw or tag.lbwe else ()
     spec = spec_from_tag(tag, file, presets, seed=seed)
     unused = [*unused_rule_notes(spec.blocks, file.adapters), _unused_x_note(tag, presets)]
-    notes = (library.ambiguity(tag.name), *preset_notes, text_encoder_curve_note(tag, file), *unused)
+    about = (_strong_weight_note(spec), text_encoder_curve_note(tag, file))
+    notes = (library.ambiguity(tag.name), *preset_notes, *about, *unused)
     return replace(spec, notes=tuple(filter(None, notes)))
 
 
@@ -248,6 +253,14 @@ def _unused_x_note(tag: LoraTag, presets: Presets) -> str:
         return ""
     values = [resolve_block_weights(replace(tag, x=x), presets) for x in (tag.x, tag.x + 1)]
     return f"x={tag.x:g} changes nothing: none of the block weights is X" if values[0] == values[1] else ""
+
+
+def _strong_weight_note(spec: AdapterSpec) -> str:
+    """Says that a weight is far outside what files are made for, as of a typing error; "" where it is not."""
+    weight = max(spec.te, spec.unet, key=abs)
+    if abs(weight) <= MOST_USUAL_WEIGHT:
+        return ""
+    return f"weight {weight:g} is unusually strong: most files are made for about 1, sliders for at most 5"
 
 
 def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:

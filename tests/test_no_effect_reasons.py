@@ -65,6 +65,16 @@ def test_items_of_a_tag_that_change_nothing_are_named(items: str, says: str) -> 
     assert "; ".join(resolve_tag(tag, LoraLibrary([LORA_DIR])).notes) == says
 
 
+@pytest.mark.parametrize(
+    ("weights", "strong"), [("12", "12"), ("1:-7.5", "-7.5"), ("-50:1", "-50"), ("5", ""), ("-5", ""), ("0.8", "")]
+)
+def test_a_weight_far_outside_the_usual_is_told(weights: str, strong: str) -> None:
+    """`<lora:framed:12>` was drawn without a word; 1.2 was meant."""
+    notes = resolve_tag(parse_tag_items(f"framed:{weights}".split(":")), LoraLibrary([LORA_DIR])).notes
+    told = f"weight {strong} is unusually strong: most files are made for about 1, sliders for at most 5"
+    assert notes == ((told,) if strong else ()) and not any("\n" in note for note in notes)
+
+
 def test_the_text_encoder_acts_at_all_steps() -> None:
     assert no_effect_reason(spec("a:1:step=9-2"), (*LAYERS, *WORDS)).startswith("a: its U-Net part never acts")
     assert no_effect_reason(spec("a:1:step=9-2"), LAYERS).startswith("a: it never acts")

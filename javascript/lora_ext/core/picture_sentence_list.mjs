@@ -42,6 +42,7 @@ export const PICTURE_SENTENCES = [
     "the prompt is encoded once: the text encoder has the curve's weight at the first step, {0}",
     "the rule {0} applies to no layer of the file{1}",
     "x={0} changes nothing: none of the block weights is X",
+    "weight {0} is unusually strong: most files are made for about 1, sliders for at most 5",
     "baked into {0}, {1} of {2} is left after rounding; mode live keeps all of it, and so does a model in fp16 or float32",
     "the change of all files",
     "its change",
