@@ -18,6 +18,8 @@ from lora_ext.file.folder_listing import load_metadata_quickly
 from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.safetensors_file import load_safetensors_header
 from lora_ext.file.saving import save_safetensors
+from lora_ext.tools.input_files import find_input_files
+from lora_ext.train.run.training_state import STATE_FOLDER_SUFFIX, STATE_NUMBERS_NAME, STATE_TENSORS_NAME
 
 DATA = Path(__file__).parent / "data" / "kohya"
 
@@ -282,3 +284,15 @@ def test_a_folder_that_nobody_named_need_not_exist(tmp_path: Path) -> None:
     put(default, "late.safetensors")
     library.refresh()
     assert [entry.name for entry in library.entries] == ["late"]
+
+
+def test_the_saved_state_of_a_training_run_is_no_lora_file(tmp_path: Path) -> None:
+    put(tmp_path, "age.safetensors")
+    put(tmp_path, "mood-state/happy.safetensors")
+    state = tmp_path / f"age-step00000003{STATE_FOLDER_SUFFIX}"
+    state.mkdir()
+    for name in (STATE_NUMBERS_NAME, STATE_TENSORS_NAME):
+        (state / name).touch()
+    assert [entry.name for entry in LoraLibrary([tmp_path]).entries] == ["age", "happy"]
+    assert [file.name for file in find_input_files([tmp_path])] == ["age", "mood-state/happy"]
+    assert [file.name for file in find_input_files([tmp_path / "**" / "*"])] == ["age", "mood-state/happy"]

@@ -18,13 +18,25 @@ from .unreadable_files import why_unreadable
 FileStamp = tuple[int, int]
 """(mtime in ns, size in bytes): equal as long as a file has not changed since it was read."""
 
+_STATE_FOLDER_END, _STATE_FILES = "-state", ("run.json", "run.pt")
 _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
+
+
+def is_training_state(folder: Path) -> bool:
+    """Whether a folder is the saved state of a training run: it holds `run.pt`, which is no LoRA file.
+
+    Args:
+        folder: the folder.
+    """
+    return folder.name.endswith(_STATE_FOLDER_END) and all((folder / name).is_file() for name in _STATE_FILES)
 
 
 def list_lora_files(
     folders: Iterable[Path], errors: list[str], optional: Collection[Path] = ()
 ) -> Iterator[tuple[Path, str, FileStamp]]:
     """Lists the LoRA files below some folders, in natural order. Links are followed, each folder is visited once.
+
+    Folders below them that are the saved state of a training run are left out.
 
     Args:
         folders: where to look.
@@ -71,6 +83,8 @@ def _below(
         if not (part and f"{part[1]}.pt".lower() in present):  # belongs to a cloneofsimo .pt beside it
             yield Path(folder, name), prefix + name.rpartition(".")[0], stamp
     for name in sorted(folders, key=natural_sort_key):
+        if is_training_state(Path(folder, name)):
+            continue
         yield from _below(str(Path(folder, name)), f"{prefix}{name}/", seen, errors, broken)
 
 

@@ -16,7 +16,7 @@ from ..errors import ToolError
 from ..file.broken_links import is_broken_link, tell_broken_links
 from ..file.containers import LORA_FILE_SUFFIXES
 from ..file.displayed_names import displayed_name, files_below
-from ..file.folder_listing import natural_sort_key
+from ..file.folder_listing import is_training_state, natural_sort_key
 from ..file.peft_config import ADAPTER_CONFIG_NAME, ADAPTER_MODEL_STEM, find_peft_file
 
 
@@ -155,7 +155,7 @@ def _search(path: Path) -> tuple[Path, list[Path]]:
         broken: list[Path] = []
         found = list(files_below(path, LORA_FILE_SUFFIXES, _tell_unsearched, broken))
         tell_broken_links(broken)
-        return path, found
+        return path, [file for file in found if not is_training_state(file.parent)]
     root, rest = path, list[str]()
     while not root.is_dir():  # folders whose own names have brackets are no part of the pattern
         rest.insert(0, root.name)
@@ -164,7 +164,7 @@ def _search(path: Path) -> tuple[Path, list[Path]]:
     paths = [file for file in (find_peft_file(root / name) for name in names) if not file.is_dir()]
     paths = [file for file in paths if file.suffix.lower() in LORA_FILE_SUFFIXES]
     tell_broken_links([file for file in paths if is_broken_link(file)])
-    return root, [file for file in paths if file.is_file()]
+    return root, [file for file in paths if file.is_file() and not is_training_state(file.parent)]
 
 
 def _tell_unsearched(error: OSError) -> None:
