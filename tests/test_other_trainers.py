@@ -99,7 +99,13 @@ def test_lora_add(line: str, made: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"), [("a b c --mode lpll", "'lpl'"), ("a b --mode upl", "three paths"), ("a b c x", "not 'x'")]
+    ("line", "told"),
+    [
+        ("a b c --mode lpll", "'lpl'"),
+        ("a b --mode upl", "three paths"),
+        ("a b c x", "not 'x'"),
+        ("a b --save_to c", "--models FIRST SECOND --save_to OUTPUT"),
+    ],
 )
 def test_lora_add_errors(line: str, told: str) -> None:
     with pytest.raises(ToolError, match=told):

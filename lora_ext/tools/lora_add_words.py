@@ -51,6 +51,9 @@ def merge_arguments(argv: Sequence[str]) -> list[str]:
         modes = "; ".join(f"{name}: {text}" for name, text in LORA_ADD_MODES.items())
         raise ToolError(f"merge: unknown mode {mode!r}{did_you_mean(mode, LORA_ADD_MODES)}; {modes}")
     if not (args.path_1 and args.path_2 and args.output_path):
+        if args.mode is None:
+            raise ToolError("merge: give the LoRA files with --models and the result with --save_to: "
+                            "merge --models FIRST SECOND --save_to OUTPUT")  # fmt: skip
         raise ToolError(f"merge --mode {mode} needs three paths, as lora_add does: FIRST SECOND OUTPUT")
     first, second = (_weight(alpha) for alpha in (args.alpha_1, args.alpha_2))
     if mode.startswith("upl"):
