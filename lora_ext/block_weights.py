@@ -42,6 +42,7 @@ ELEMENT_PRESETS: Mapping[str, str] = MappingProxyType(
 
 
 _FLUX_BLOCKS = 61
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 """Block weights of Flux in the block-weight extension: CLIP, T5, IN, 19 double blocks, 38 single blocks and OUT."""
 
 
@@ -233,9 +234,13 @@ def parse_block_weights(
             raise BlockError(
                 f"{_FLUX_BLOCKS} block weights are for Flux, whose LoRAs cannot act on SD1, SD2 and SDXL models"
             )
+        sizes = ", ".join(str(size) for size in BLOCK_LAYOUTS)
+        if _NUMBER.fullmatch(body):
+            raise BlockError(
+                f"{text.strip()!r} is a single number; block weights are a preset's name, or {sizes} values"
+            )
         if len(values) == 1:
             raise BlockError(f"unknown block-weight preset {text.strip()!r}{did_you_mean(body, presets)}")
-        sizes = ", ".join(str(size) for size in BLOCK_LAYOUTS)
         raise BlockError(f"{len(values)} block weights in {text.strip()!r}; accepted are {sizes} values")
     random_uniform = random_uniform or random.Random().uniform
     weights = dict.fromkeys(BLOCK_LABELS, 0.0)

@@ -93,6 +93,7 @@ def test_element_rules() -> None:
     ("text", "says"),
     [("OUTAL", "OUTALL"), ("1,2,3", "3 block weights.*12, 17, 20, 25, 26"), ("1,a" + ",0" * 10, "'a'"),
      (",".join("1" * 61), "61 block weights are for Flux"), ("[]", "preset"),
+     ("0.6", "'0.6' is a single number"), (".6", "12, 17, 20, 25, 26 values"),
      ("nan" + ",0" * 11, "not finite"), ("", "preset"), (",".join(["1e999"] * 12), "not finite")],
 )  # fmt: skip
 def test_bad_vectors_say_what_fits(text: str, says: str) -> None:

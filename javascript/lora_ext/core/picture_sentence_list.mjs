@@ -198,6 +198,7 @@ export const PICTURE_SENTENCES = [
     "{0} in {1} is not finite; write a number",
     "{0} in {1} is not a number",
     "{0} block weights in {1}; accepted are {2} values",
+    "{0} is a single number; block weights are a preset's name, or {1} values",
     "unknown block-weight preset {0}{1}",
     "unknown block {0}{1}",
     "unknown element preset {0}{1}",
