@@ -118,7 +118,7 @@ def test_what_users_meet_most_in_generate_has_its_help(
     for tag in ("<lora:a:1:step=x>", "<lora:a:1:start=x>", "<lora:a:1:lbx=1>", "<lora:a:x>"):
         (error,) = parse_lora_tags(tag)[2]
         assert "help number" in help_hint(str(error)), error
-    for weights in ("1,2", "NOPE"):
+    for weights in ("1,2", "NOPE", "0.5"):
         with pytest.raises(BlockError) as wrong:
             parse_block_weights(weights)
         assert "help number" in help_hint(str(wrong.value)), wrong.value
