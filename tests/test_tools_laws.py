@@ -394,3 +394,8 @@ def test_tools_keep_the_change_of_the_bias(kind: str) -> None:
             expected = 0.5 * bias - 2 * other if tool == "merge" else bias
             assert found is not None and torch.allclose(found, expected, atol=1e-6), tool
             assert "lora_up.bias" not in file.adapters[where].tensors, tool
+
+
+def test_a_plain_lora_is_told_from_a_dylora_without_its_unit() -> None:
+    with pytest.raises(ToolError, match=r"a plain LoRA has no ranks to split.*--unit"):
+        split_dylora(file_of("lora", 1))

@@ -112,7 +112,10 @@ def _unit(file: LoraFile, unit: int | None, full: int) -> int:
     if unit is None:
         unit = file.dylora_unit
         if unit is None:
-            raise ToolError(f"{file.name} does not say its unit; give --unit, the step between ranks, such as 4")
+            raise ToolError(
+                f"{file.name} does not say that it is a DyLoRA; a plain LoRA has no ranks to split, "
+                "of a DyLoRA give --unit, the step between ranks, such as 4"
+            )
     if not 1 <= unit <= full:
         raise ToolError(f"--unit is {unit}; it must be from 1 to {full}, the rank of the file")
     return unit

@@ -30,8 +30,8 @@ const FOR_THE_PAGE = [
         "there are no pictures to train on: choose a picture folder",
     ],
     [
-        "{0} does not say its unit; give --unit, the step between ranks, such as 4",
-        "{0} does not say its unit: enter the step between ranks, such as 4",
+        "{0} does not say that it is a DyLoRA; a plain LoRA has no ranks to split, of a DyLoRA give --unit, the step between ranks, such as 4",
+        "{0} does not say that it is a DyLoRA: a plain LoRA has no ranks to split; of a DyLoRA enter the step between ranks, such as 4",
     ],
     [
         "which LoRA is meant? Put <lora:name:1> into the prompt, or name it with --lora",
