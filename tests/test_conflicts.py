@@ -21,7 +21,7 @@ from lora_ext import cli
 from lora_ext.adapters import adapter_from_tensors
 from lora_ext.adapters.lora import Lora
 from lora_ext.block_weights import parse_block_weights
-from lora_ext.compare.conflicts_command import format_conflicts
+from lora_ext.compare.conflicts_command import conflict_sentence, format_conflicts
 from lora_ext.errors import ToolError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
@@ -267,3 +267,10 @@ def test_the_command_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["names"] == ["a", "b"] and len(found["pairs"]) == 1 and len(found["split"]) == 2
     assert cli.main(["conflicts", paths[0]]) == 2
     assert cli.main(["conflicts", *paths, "--picture", "map.jpg"]) == 2
+
+
+def test_files_that_do_the_same_are_told() -> None:
+    same = one_layer(random_low_rank(1, 3))
+    report = measure_conflicts([same, same, one_layer(random_low_rank(2, 3))], names=["a", "b", "c"])
+    told = [pair for pair in report.pairs if "use one of them" in conflict_sentence(pair)]
+    assert [(pair.first, pair.second) for pair in told] == [("a", "b")]

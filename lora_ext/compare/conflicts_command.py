@@ -18,6 +18,8 @@ from ..tools.conflicts import BlockConflict, ConflictReport, FilePairConflict, m
 from ..tools.input_files import expand_input_files
 from .conflict_heatmap import draw_conflict_heatmap
 
+_SAME_COSINE = 0.9
+"""Cosine of two files' changes from which using both means using one at a larger weight."""
 _HEADING = (
     f"  {'block':<6} {'interference':>12} {'cosine':>7} {'inside other':>13} {'by chance':>11} {'angle out/in':>12} "
     f"{'‖ΔW‖':>12}"
@@ -55,10 +57,11 @@ def conflict_sentence(pair: FilePairConflict) -> str:
     if not total.layers:
         return f"{pair.first} and {pair.second} change no layer in common: they cannot conflict."
     direction = "add up" if total.cosine > 0.02 else "cancel" if total.cosine < -0.02 else "neither add up nor cancel"
+    same = " They do nearly the same: use one of them." if total.cosine >= _SAME_COSINE else ""
     return (
         f"{pair.first} and {pair.second}: {total.inside[0]:.1%} of the first lies in directions of the second and "
         f"{total.inside[1]:.1%} the other way round (unrelated files: {total.by_chance[0]:.1%} and "
-        f"{total.by_chance[1]:.1%}); on the whole they {direction} (cosine {total.cosine:+.2f})."
+        f"{total.by_chance[1]:.1%}); on the whole they {direction} (cosine {total.cosine:+.2f}).{same}"
     )
 
 
