@@ -26,7 +26,9 @@ _STEADY = """root => {
         const now = texts.currentNode;
         const dated = now.data.replace(/\\d{8}-\\d{6}/g, "20261130-120000")
             .replace(/\\b\\d{1,2} [A-Z][a-z]+ 20\\d\\d, \\d\\d:\\d\\d/g, "30 Nov 2026, 12:00");
-        const then = now.parentElement.closest(".lx-facts")
+        const then = / to .* on this computer/.test(dated)
+            ? dated.replace(/about .* to .* on this/, "about 1 min to 4 min on this")
+            : now.parentElement.closest(".lx-facts")
             ? dated.replace(/^(\\d+ min )?\\d+ s$/, "1 min 10 s")
             : dated.replace(/\\b\\d+(\\.\\d+)? (?=(s|秒|min|分钟)(?!\\w))/g, "3 ");
         if (then !== now.data) now.data = then;

@@ -16,12 +16,12 @@ GROUND, TEXT, QUIET = "#0f172a", "#f8fafc", "#94a3b8"
 COLOURS = 128
 FIRST, CELL, STEP = (147, 73), 128, 134
 """Of docs/demo.png: the first cell's corner, a cell's side, and the distance of two cells."""
-COLUMNS, SHOWN = (0, 2, 5), 168
+COLUMNS, SHOWN = (0, 3, 5), 168
 LINES = ("LoRA files for Stable Diffusion:", "by block, step and region,", "trained, merged, compared")
 
 
 def cells() -> Image.Image:
-    """No LoRA, weight 0.8 and the output blocks alone, for three prompts."""
+    """No LoRA, weight 1 and the output blocks alone, for three prompts."""
     sheet, gap = Image.open(DOCS / "demo.png").convert("RGB"), 12
     made = Image.new("RGB", (3 * SHOWN + 2 * gap,) * 2, GROUND)
     for x, column in enumerate(COLUMNS):
