@@ -41,8 +41,8 @@ ELEMENT_PRESETS: Mapping[str, str] = MappingProxyType(
 )
 
 
-_FLUX_BLOCKS = 61
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_FLUX_BLOCKS = 61
 """Block weights of Flux in the block-weight extension: CLIP, T5, IN, 19 double blocks, 38 single blocks and OUT."""
 
 

@@ -18,7 +18,8 @@ from .unreadable_files import why_unreadable
 FileStamp = tuple[int, int]
 """(mtime in ns, size in bytes): equal as long as a file has not changed since it was read."""
 
-_STATE_FOLDER_END, _STATE_FILES = "-state", ("run.json", "run.pt")
+STATE_FOLDER_SUFFIX, STATE_NUMBERS_NAME, STATE_TENSORS_NAME = "-state", "run.json", "run.pt"
+"""What the folder of a training run's saved state ends in, and its files."""
 _PARTS = re.compile(r"(.+)\.(text_encoder|ti)\.pt", re.IGNORECASE)
 
 
@@ -28,7 +29,8 @@ def is_training_state(folder: Path) -> bool:
     Args:
         folder: the folder.
     """
-    return folder.name.endswith(_STATE_FOLDER_END) and all((folder / name).is_file() for name in _STATE_FILES)
+    files = (STATE_NUMBERS_NAME, STATE_TENSORS_NAME)
+    return folder.name.endswith(STATE_FOLDER_SUFFIX) and all((folder / name).is_file() for name in files)
 
 
 def list_lora_files(

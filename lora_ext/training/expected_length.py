@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..protocols import TrainableModel
 from ..train.config.recipe_io import recipe_from_settings
-from ..train.config.suggested_setting import SuggestedSetting
+from ..train.config.suggested_setting import values_of
 from ..train.data.training_data import load_training_data
 from ..train.run.cost_estimate import regularised_time_factor
 from ..train.run.preflight import run_preflight
@@ -57,14 +56,10 @@ def expected_lengths(folder: Path, suggested: SuggestionForPictures, model: Trai
     Raises:
         TrainError: The pictures cannot be trained with these settings.
     """
-    values = {**_values(suggested.settings), "train_data_dir": str(folder)}
+    values = {**values_of(suggested.settings), "train_data_dir": str(folder)}
     report = run_preflight(load_training_data(recipe_from_settings(values)), model)
     low, high = report.seconds_range
-    factor = regularised_time_factor(recipe_from_settings({**values, **_values(suggested.regularisation.settings)}))
+    factor = regularised_time_factor(recipe_from_settings({**values, **values_of(suggested.regularisation.settings)}))
     return ExpectedLengths(
         ExpectedLength(report.steps, low, high), ExpectedLength(2 * report.steps, factor * low, factor * high)
     )
-
-
-def _values(settings: Mapping[str, SuggestedSetting]) -> dict[str, object]:
-    return {name: row.value for name, row in settings.items()}

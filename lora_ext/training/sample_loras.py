@@ -48,15 +48,12 @@ class SampleTraining(NamedTuple):
     share: float = 0.5
 
 
-_UNET_ONLY = {"learning_rate": 3e-3, "network_train_unet_only": True}
 SAMPLE_LORAS: dict[str, dict[str, Any]] = {
     "framed": {
         "network_module": "lierla", "network_dim": 8, "network_alpha": 8, "conv_dim": None, "conv_alpha": None,
-        **_UNET_ONLY,
     },
     "striped": {
         "network_module": "c3lier", "network_dim": 4, "network_alpha": 4, "conv_dim": 4, "conv_alpha": 4,
-        **_UNET_ONLY,
     },
 }  # fmt: skip
 """Name → settings of its own."""
@@ -126,9 +123,9 @@ def main() -> None:
                 save_images_of(style, training, folder)
                 settings = {
                     "output_name": part_name(style, number), "save_precision": "fp16", "train_batch_size": 16,
-                    "v_pred_like_loss": None, "save_every_n_epochs": None, "max_train_epochs": None,
-                    "max_train_steps": training.steps, "seed": training.seed,
-                    "caption_dropout_rate": training.left_out, **SAMPLE_LORAS[style],
+                    "learning_rate": 3e-3, "network_train_unet_only": True, "v_pred_like_loss": None,
+                    "save_every_n_epochs": None, "max_train_epochs": None, "max_train_steps": training.steps,
+                    "seed": training.seed, "caption_dropout_rate": training.left_out, **SAMPLE_LORAS[style],
                 }  # fmt: skip
                 train(toy_task.toy_recipe((folder, None), parts, **settings), model=model, host=host)
             join_parts(style, parts, options.out)

@@ -14,7 +14,7 @@ from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_settings
 from ..train.config.suggested_recipe import suggest_settings
 from ..train.config.suggested_regularisation import RegularisationOffer, offer_regularisation
-from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation
+from ..train.config.suggested_setting import SuggestedSetting, TrainingSituation, values_of
 from ..train.data.buckets import fit_to_bucket
 from ..train.data.caption_lists import find_caption_list
 from ..train.data.dataset_folders import COMMON_IMAGE_SUFFIXES, concept_of_folder, find_subsets
@@ -149,7 +149,7 @@ def _buckets_with_cut(settings: Mapping[str, SuggestedSetting], scan: DatasetSca
     """Buckets, where they are suggested, with how much of a picture they cut off, as measured."""
     if "enable_bucket" not in settings:
         return {}
-    rules = bucket_rules(recipe_from_settings({name: row.value for name, row in settings.items()}))
+    rules = bucket_rules(recipe_from_settings(values_of(settings)))
     sizes = {image.size for image in scan.images}
     cut, square = (
         math.ceil(round(100 * max(fit_to_bucket(size, used).cut_share for size in sizes), 6))

@@ -15,7 +15,7 @@ from ..protocols import TrainableModel
 from ..train.config.recipe import Recipe
 from ..train.config.recipe_io import recipe_from_arguments, recipe_from_settings, recipe_parser
 from ..train.config.suggested_recipe import KINDS_OF_CONCEPT
-from ..train.config.suggested_setting import SuggestedSetting
+from ..train.config.suggested_setting import SuggestedSetting, values_of
 from ..train.data.dataset_scan import DatasetScan
 from .settings_for_pictures import (
     duplicate_pictures,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = open_trainable_model(asked, tokenizer=args.tokenizer, config=args.model_config)
     suggested = _suggested_settings(args, asked, model, scan, trigger)
     own = {**named, "train_data_dir": str(args.pictures), "metadata_trigger_phrase": trigger}
-    base = recipe_from_settings({**{name: row.value for name, row in suggested.items()}, **own})
+    base = recipe_from_settings({**values_of(suggested), **own})
     recipe = recipe_from_arguments(args, base, lambda sentence: print_text(sentence, file=sys.stderr))
     for name, row in suggested.items():
         given = getattr(recipe, name)

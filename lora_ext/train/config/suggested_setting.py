@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +55,8 @@ class SuggestedSetting:
     def reason(self) -> str:
         """The sentence."""
         return fill_counts(self.template, *self.values)
+
+
+def values_of(suggested: Mapping[str, SuggestedSetting]) -> dict[str, Any]:
+    """The values alone: option → value."""
+    return {name: row.value for name, row in suggested.items()}

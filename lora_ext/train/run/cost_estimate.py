@@ -142,7 +142,7 @@ def estimate_cost(
     need, have = memory_need(recipe, size), available_bytes(model)
     work = _step_operations(cost, part, mean_latent_pixels, model.device)
     untrained = passes_without_gradients(recipe, regularisation_share) * FORWARD_SHARE
-    work *= (1.5 if recipe.gradient_checkpointing else 1) + untrained
+    work *= _trained_passes(recipe) + untrained
     if not (recipe.cache_latents or recipe.cache_latents_to_disk):
         work += ENCODED_PICTURES.get(recipe.mode, 1) * VAE_OPERATIONS_PER_LATENT * mean_latent_pixels * min(part, 1)
     layers = sum(not list(m.children()) for part in parts.values() for m in part.modules())
@@ -198,8 +198,13 @@ def regularised_time_factor(recipe: Recipe) -> float:
         >>> [regularised_time_factor(Recipe(prior_loss_target=target)) for target in ("picture", "model")]
         [2.0, 2.5]
     """
-    trained = 1.5 if recipe.gradient_checkpointing else 1.0
+    trained = _trained_passes(recipe)
     return 2 * (trained + FORWARD_SHARE * passes_without_gradients(recipe, 0.5)) / trained
+
+
+def _trained_passes(recipe: Recipe) -> float:
+    """The passes of a trained sample, in those without gradient checkpointing, which computes activations again."""
+    return 1.5 if recipe.gradient_checkpointing else 1.0
 
 
 def _step_operations(cost: UNetCost, part: float, latent_pixels: float, device: torch.device) -> float:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from ...errors import FileError, TrainError
+from ...file.folder_listing import STATE_FOLDER_SUFFIX as STATE_FOLDER_SUFFIX
+from ...file.folder_listing import STATE_NUMBERS_NAME as STATE_NUMBERS_NAME
+from ...file.folder_listing import STATE_TENSORS_NAME as STATE_TENSORS_NAME
 from ...file.saving import FileInUseError, replace_file
 from ...file.torch_file import write_torch_file
 from ...json_text import parse_json
 from ..config.recipe import Recipe
 
-STATE_NUMBERS_NAME, STATE_TENSORS_NAME = "run.json", "run.pt"
-STATE_FOLDER_SUFFIX = "-state"
 REPLACED_STATE_PREFIX = ".old-"
 """Prefix of a state that is being replaced by one of the same name; it stays only if the process is killed then."""
 
