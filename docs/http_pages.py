@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from command_pages import cell, code
-from fastapi import FastAPI
 
 from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.web.access_guard import AccessGuard
 from lora_ext.web.app_state import AppState
-from lora_ext.web.mount import API_PREFIX, mount_api
+from lora_ext.web.mount import API_PREFIX, make_api
 
 TITLE = "HTTP API"
 _REFERENCE = "#/components/schemas/"
@@ -38,9 +37,8 @@ def _document() -> dict[str, Any]:
     """The program's own OpenAPI document."""
     with tempfile.TemporaryDirectory() as folder:
         app_state = AppState(StandaloneBackend(standalone_folders(Path(folder))))
-        app = FastAPI()
-        mount_api(app, app_state, AccessGuard())
-        route = next(route for route in app.routes if getattr(route, "path", "") == f"{API_PREFIX}/openapi.json")
+        routes = make_api(app_state, AccessGuard()).routes
+        route = next(route for route in routes if getattr(route, "path", "") == f"{API_PREFIX}/openapi.json")
         found: dict[str, Any] = json.loads(route.endpoint().body)  # type: ignore[attr-defined]
         app_state.jobs.close()
     return found

@@ -75,7 +75,8 @@ def main() -> int:
     """Returns 1 where an input was not taken as it should."""
     options = _parser().parse_args()
     seed = int.from_bytes(os.urandom(4), "little") if options.seed is None else options.seed
-    with tempfile.TemporaryDirectory() as folder:
+    # the library that a target asked for may still be looking at the folder
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         targets = [
             target
             for target in all_targets(Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,24 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi")
-from fastapi import FastAPI
 
 from lora_ext.ui.standalone_backend import StandaloneBackend, standalone_folders
 from lora_ext.web.access_guard import AccessGuard
 from lora_ext.web.answer_schema import REFERENCE
 from lora_ext.web.app_state import AppState
-from lora_ext.web.mount import mount_api
+from lora_ext.web.mount import make_api
 from lora_ext.web.parameter_descriptions import PARAMETER_DESCRIPTIONS, describe_parameters
 from lora_ext.web.routing import API_PREFIX
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    app, app_state = FastAPI(), AppState(StandaloneBackend(standalone_folders(Path(tmp_path_factory.mktemp("data")))))
-    mount_api(app, app_state, AccessGuard())
-    route: Any = next(route for route in app.routes if getattr(route, "path", "") == f"{API_PREFIX}/openapi.json")
+    app_state = AppState(StandaloneBackend(standalone_folders(Path(tmp_path_factory.mktemp("data")))))
+    before = threading.enumerate()
+    routes = make_api(app_state, AccessGuard()).routes
+    # what makes the page of the API removes the folder at once: nothing may still write there
+    assert set(threading.enumerate()) <= set(before)
+    route: Any = next(route for route in routes if getattr(route, "path", "") == f"{API_PREFIX}/openapi.json")
     app_state.jobs.close()
     found: dict[str, Any] = json.loads(route.endpoint().body)
     return found

@@ -23,7 +23,7 @@ from .library_routes import register_library_routes
 from .mask_routes import register_mask_routes
 from .page_files import module_response, page_folder
 from .preview_routes import register_preview_routes
-from .routing import API_PREFIX, AccessGuard, make_router
+from .routing import API_PREFIX, AccessGuard, TypedRouter, make_router
 from .set_routes import register_set_routes
 from .sheets import register_sheet_routes
 from .start_routes import register_start_routes
@@ -55,13 +55,15 @@ ROUTE_REGISTRARS = (
 LANGUAGES = ("zh_CN", "zh_TW", "ja_JP")
 
 
-def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
-    """Adds every route, and `/lora-ext/v1/openapi.json`, before any route that takes all paths.
+def make_api(app_state: AppState, guard: AccessGuard) -> TypedRouter:
+    """Every route, and `/lora-ext/v1/openapi.json`; nothing of it starts work of its own.
 
     Args:
-        app: The program's application: the web UI's, or the standalone page's.
         app_state: What the API keeps between requests.
         guard: Decides on each request.
+
+    Returns:
+        The routes, for an application's `include_router`.
     """
     api = make_router(guard, app_state.hide_folders)
     for register_routes in ROUTE_REGISTRARS:
@@ -85,6 +87,18 @@ def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
     def document() -> dict[str, Any]:
         return api.openapi("LoRA ext", __doc__)
 
+    return api
+
+
+def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
+    """Adds the API before any route that takes all paths, and begins the first look at the user's files.
+
+    Args:
+        app: The program's application: the web UI's, or the standalone page's.
+        app_state: What the API keeps between requests.
+        guard: Decides on each request.
+    """
+    api = make_api(app_state, guard)
     # the first look at thousands of files takes a while: it begins before anyone asks
     threading.Thread(target=lambda: app_state.catalogue.refresh(), name="lora-ext-library", daemon=True).start()
     before = len(app.router.routes)
@@ -93,4 +107,4 @@ def mount_api(app: FastAPI, app_state: AppState, guard: AccessGuard) -> None:
     routes_[:] = routes_[before:] + routes_[:before]  # gradio's own catch-all comes after ours
 
 
-__all__ = ["API_PREFIX", "mount_api"]
+__all__ = ["API_PREFIX", "make_api", "mount_api"]
