@@ -20,6 +20,7 @@ from lora_ext.cli import main as cli
 from lora_ext.compare import block_analysis, heatmap
 from lora_ext.compare.block_analysis import BlockAnalysis, analyse_by_images, analyse_by_norms, parse_layout
 from lora_ext.compare.cell_store import CellStore
+from lora_ext.compare.generate_cells import SheetProgress
 from lora_ext.compare.image_spec import ImageSpec
 from lora_ext.embedded import CHECKPOINT, LORA_DIR
 from lora_ext.errors import BlockError, LoraError
@@ -29,6 +30,7 @@ from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.file.saving import save_lora_file
 from lora_ext.generate import Settings, load_settings_model
 from lora_ext.generate.image_renderer import StandaloneImageRenderer
+from lora_ext.generate.sheet_progress_bar import SheetProgressBar
 from lora_ext.host.standalone.loader import StandaloneModel
 from lora_ext.inject import find_layer_targets
 
@@ -189,3 +191,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Stan
     assert cli(["blocks", "--lora", name, "--layout", "13", "--out", str(tmp_path)]) == 2
     assert cli(["blocks"]) == 2
     assert "no LoRA is given" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_few_lines_of_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard error is no terminal here; there each state of a bar is one more line that stays."""
+    bar = SheetProgressBar()
+    for done in range(500):
+        bar(SheetProgress(500, done=done))
+    bar.close()
+    assert len(capsys.readouterr().err.split("\r")) < 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from ..command_line import check_output_folder
 from ..compare import axis_values, block_analysis, heatmap
 from ..compare.block_analysis import BlockAnalysis, BlockAnalysisData
 from ..compare.cell_store import CellStore
-from ..compare.generate_cells import SheetProgress
 from ..compare.image_spec import ImageSpec
 from ..console import print_text
 from ..errors import LoraError
@@ -30,6 +28,7 @@ from .generate_command import settings_from_options
 from .image_renderer import StandaloneImageRenderer
 from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
+from .sheet_progress_bar import SheetProgressBar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,13 +150,11 @@ def _analyse_images(
     settings = with_size_and_seed(settings, model, None)
     image_spec = ImageSpec(**settings.image_fields(), lora=library.shortest_name(library.find(lora)))
     seed_list = [int(seed) for seed in axis_values.parse_number_list(seeds, "seeds", whole=True)] if seeds else []
-
-    def watch(progress: SheetProgress) -> None:
-        print(f"\r{progress.done}/{progress.total}", end="", file=sys.stderr)
-
-    with StandaloneImageRenderer(settings, model, library) as renderer:
-        found = block_analysis.analyse_by_images(
-            image_spec, layout, way, renderer, store, seeds=seed_list, batch=batch, on_progress=watch
-        )
-    print("\r", end="", file=sys.stderr)
-    return found
+    bar = SheetProgressBar()
+    try:
+        with StandaloneImageRenderer(settings, model, library) as renderer:
+            return block_analysis.analyse_by_images(
+                image_spec, layout, way, renderer, store, seeds=seed_list, batch=batch, on_progress=bar
+            )
+    finally:
+        bar.close()

@@ -22,7 +22,6 @@ from ..command_line import CommandParser, HelpWithDefaults, check_output_folder
 from ..compare import build_sheet, sheet_plan
 from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
-from ..compare.generate_cells import SheetProgress
 from ..compare.identical_cells import identical_cells_sentence
 from ..compare.image_spec import ImageSpec, remove_tags
 from ..compare.scores import Scorer, find_training_images
@@ -40,6 +39,7 @@ from .generate_command import settings_from_options
 from .image_renderer import StandaloneImageRenderer
 from .pipeline import load_settings_model, lora_dirs, with_size_and_seed
 from .settings import Settings
+from .sheet_progress_bar import SheetProgressBar
 
 OMITTED_OPTIONS = ("init_image", "strength", "hr_scale", "hr_strength", "hr_steps", "n_iter", "batch")
 
@@ -177,7 +177,7 @@ def compare(
     for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
         print_text(with_help(text), file=sys.stderr)
     with StandaloneImageRenderer(settings, model, library) as renderer:
-        bar = _ProgressBar(quiet=json)
+        bar = SheetProgressBar(quiet=json)
         try:
             result = build_sheet.build_sheet(
                 planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar, write_pages=rank == 0
@@ -261,23 +261,6 @@ def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str 
         return Scorer(images)
     model = clip_image.ClipImageModel(clip, device)
     return Scorer(images, model, model.name)
-
-
-class _ProgressBar:
-    """A progress bar over all images."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="image", file=sys.stderr, leave=False, disable=quiet)
-
-    def __call__(self, progress: SheetProgress) -> None:
-        self.bar.total = progress.total
-        self.bar.n = progress.done
-        self.bar.refresh()
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def _format_result(result: ComparisonSummary) -> str:
