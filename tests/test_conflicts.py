@@ -21,7 +21,7 @@ from lora_ext import cli
 from lora_ext.adapters import adapter_from_tensors
 from lora_ext.adapters.lora import Lora
 from lora_ext.block_weights import parse_block_weights
-from lora_ext.compare.conflicts_command import conflict_sentence, format_conflicts
+from lora_ext.compare.conflicts_command import format_conflicts
 from lora_ext.errors import ToolError
 from lora_ext.file.loading import load_lora_file
 from lora_ext.file.lora_file import LoraFile
@@ -270,7 +270,16 @@ def test_the_command_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_files_that_do_the_same_are_told() -> None:
+    """Only the command told it; the page shows the notes of the report."""
     same = one_layer(random_low_rank(1, 3))
     report = measure_conflicts([same, same, one_layer(random_low_rank(2, 3))], names=["a", "b", "c"])
-    told = [pair for pair in report.pairs if "use one of them" in conflict_sentence(pair)]
-    assert [(pair.first, pair.second) for pair in told] == [("a", "b")]
+    assert report.notes == ["a and b do nearly the same: use one of them"]
+    assert format_conflicts(report, suggest_split(report)).count("a and b do nearly the same: use one of them") == 1
+
+
+def test_the_command_says_what_each_column_of_its_table_is() -> None:
+    report = measure_conflicts([file_of("lora", 1), file_of("lora", 2)], names=["a", "b"])
+    lines = format_conflicts(report, suggest_split(report)).splitlines()
+    heading = next(line for line in lines if line.startswith("  block"))
+    told = [line.strip().partition(": ")[0] for line in lines[lines.index("Columns:") + 1 :]]
+    assert heading.split() == ["block", *" ".join(told[: told.index("")]).split()]

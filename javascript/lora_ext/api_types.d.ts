@@ -172,7 +172,7 @@ export interface ConflictAnswer {
     split: FileSplit[];
     /** Sentences on what was not measured, and on names that a tag cannot tell apart. */
     warnings: string[];
-    /** Sentences that inform, such as which files are compared by their strongest directions. */
+    /** Sentences that inform, such as which files do nearly the same. */
     notes: string[];
 }
 

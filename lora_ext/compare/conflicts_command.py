@@ -18,12 +18,20 @@ from ..tools.conflicts import BlockConflict, ConflictReport, FilePairConflict, m
 from ..tools.input_files import expand_input_files
 from .conflict_heatmap import draw_conflict_heatmap
 
-_SAME_COSINE = 0.9
-"""Cosine of two files' changes from which using both means using one at a larger weight."""
 _HEADING = (
     f"  {'block':<6} {'interference':>12} {'cosine':>7} {'inside other':>13} {'by chance':>11} {'angle out/in':>12} "
     f"{'‖ΔW‖':>12}"
 )
+_COLUMNS = (
+    "interference: how much of one file's change lies in directions that the other one changes too: "
+    "0% as of unrelated files, 100% all of it",
+    "cosine: above 0 the changes add up (1: they are the same), below 0 they cancel",
+    "inside other: the part of one file's change in directions of the other, first in second / second in first",
+    "by chance: what 'inside other' is for unrelated files of these ranks",
+    "angle out/in: the smallest angle between directions that the files write to / read from: 90° where none is shared",
+    "‖ΔW‖: how large the change of each file is, at its weight",
+)
+"""What the columns of `_HEADING` are."""
 
 
 def format_conflicts(report: ConflictReport, splits: Sequence[FileSplit]) -> str:
@@ -39,6 +47,8 @@ def format_conflicts(report: ConflictReport, splits: Sequence[FileSplit]) -> str
     lines = []
     for pair in report.pairs:
         lines += [conflict_sentence(pair), _HEADING, *map(_row, [pair.total, *pair.blocks]), ""]
+    if any(pair.total.layers for pair in report.pairs):
+        lines += ["Columns:", *(f"  {column}" for column in _COLUMNS), ""]
     lines += [*(f"WARNING: {warning}" for warning in report.warnings), *report.notes]
     given_up = [split for split in splits if split.gives_up]
     if not given_up:
@@ -57,11 +67,10 @@ def conflict_sentence(pair: FilePairConflict) -> str:
     if not total.layers:
         return f"{pair.first} and {pair.second} change no layer in common: they cannot conflict."
     direction = "add up" if total.cosine > 0.02 else "cancel" if total.cosine < -0.02 else "neither add up nor cancel"
-    same = " They do nearly the same: use one of them." if total.cosine >= _SAME_COSINE else ""
     return (
         f"{pair.first} and {pair.second}: {total.inside[0]:.1%} of the first lies in directions of the second and "
         f"{total.inside[1]:.1%} the other way round (unrelated files: {total.by_chance[0]:.1%} and "
-        f"{total.by_chance[1]:.1%}); on the whole they {direction} (cosine {total.cosine:+.2f}).{same}"
+        f"{total.by_chance[1]:.1%}); on the whole they {direction} (cosine {total.cosine:+.2f})."
     )
 
 

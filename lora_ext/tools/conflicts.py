@@ -19,6 +19,8 @@ from .layer_overlap import DENSE_DIRECTIONS, ChangeDirections, LayerOverlap, cha
 
 ALL_BLOCKS = "all"
 """The label of the row that adds up all blocks."""
+_SAME_COSINE = 0.9
+"""Cosine of two files' changes from which using both means using one at a larger weight."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class ConflictReport:
         energies: For each file block → ‖ΔW‖² at its weight, of the layers that were measured.
         families: Each file's base model.
         warnings: Sentences on what was not measured, and on names that a tag cannot tell apart.
-        notes: Sentences that inform: what files are called, and which are compared by their strongest directions.
+        notes: Sentences that inform: what files are called, which do nearly the same, and which are compared by their
+            strongest directions.
     """
 
     names: list[str]
@@ -197,7 +200,7 @@ def measure_conflicts(
         _pair(names[i], names[k], blocks, (float(weights[i]), float(weights[k]))) for (i, k), blocks in sums.items()
     ]
     warnings = [*repeated_names(names, files), *_unmeasured_layers(files, names, unmeasured)]
-    notes = [*named, *_approximated_files(files, names, dense)]
+    notes = [*named, *_nearly_same_files(pairs), *_approximated_files(files, names, dense)]
     return ConflictReport(names, weights, pairs, energies, [file.family for file in files], warnings, notes)
 
 
@@ -254,6 +257,12 @@ def _unmeasured_layers(files: Sequence[LoraFile], names: Sequence[str], unmeasur
         )
         if missed:
             yield fill_counts(text, name, missed, len(file.adapters), ", ".join(file.kinds))
+
+
+def _nearly_same_files(pairs: Sequence[FilePairConflict]) -> Iterator[str]:
+    for pair in pairs:
+        if pair.total.cosine >= _SAME_COSINE and pair.first != pair.second:  # of one name: `repeated_names` warns
+            yield f"{pair.first} and {pair.second} do nearly the same: use one of them"
 
 
 def _approximated_files(files: Sequence[LoraFile], names: Sequence[str], dense: Sequence[bool]) -> Iterator[str]:

@@ -53,7 +53,7 @@ class ConflictAnswer:
         pairs: Each pair of files.
         split: The suggested split of the blocks, one item for each file.
         warnings: Sentences on what was not measured, and on names that a tag cannot tell apart.
-        notes: Sentences that inform, such as which files are compared by their strongest directions.
+        notes: Sentences that inform, such as which files do nearly the same.
     """
 
     names: list[str]

@@ -93,6 +93,7 @@ export const FILE_SENTENCES = [
     "{0} does not fit {1} after merging: {2} reaches {3}, the largest number is {4}; use a smaller ratio, or save as bf16 or float",
     "{0}: {1} of {2} layers are not measured, since their change depends on the base model's weights ({3})",
     "{0} is given more than once and is compared with itself",
+    "{0} and {1} do nearly the same: use one of them",
     "{0}: {1} has no low-rank form; its {2} strongest directions are compared",
     "conflicts needs two files or more and a weight for each; got {0} files, {1} weights",
     "ΔW has the sizes {0}; the files are for different base models",
