@@ -219,7 +219,7 @@ def resolve_tag(
     preset_notes = presets.notes if tag.lbw or tag.lbwe else ()
     spec = spec_from_tag(tag, file, presets, seed=seed)
     unused = [*unused_rule_notes(spec.blocks, file.adapters), _unused_x_note(tag, presets)]
-    about = (_strong_weight_note(spec), text_encoder_curve_note(tag, file))
+    about = (strong_weight_note(tag, spec), text_encoder_curve_note(tag, file))
     notes = (library.ambiguity(tag.name), *preset_notes, *about, *unused)
     return replace(spec, notes=tuple(filter(None, notes)))
 
@@ -255,12 +255,44 @@ def _unused_x_note(tag: LoraTag, presets: Presets) -> str:
     return f"x={tag.x:g} changes nothing: none of the block weights is X" if values[0] == values[1] else ""
 
 
-def _strong_weight_note(spec: AdapterSpec) -> str:
-    """Says that a weight is far outside what files are made for, as of a typing error; "" where it is not."""
-    weight = max(spec.te, spec.unet, key=abs)
+def strong_weight_note(tag: LoraTag, spec: AdapterSpec) -> str:
+    """Says that a weight is far outside what files are made for, as of a typing error; "" where none is.
+
+    Args:
+        tag: the tag.
+        spec: what it applies.
+
+    Returns:
+        A sentence with the strongest weight that a layer of the file has in a step, of the hires pass too.
+    """
+    hires = tag.for_hires_pass()
+    passes = (spec, replace(spec, te=hires.encoded_te, unet=hires.unet, curve=hires.unet_curve))
+    strongest = [_strongest_layer(each) for each in (passes if tag.hires else passes[:1])]
+    weight, block = max(strongest, key=lambda found: abs(found[0]))
     if abs(weight) <= MOST_USUAL_WEIGHT:
         return ""
+    if block:  # the number stands nowhere in the tag: it is a product
+        return (
+            f"weight {weight:g} in block {block} is unusually strong: most files are made for about 1, "
+            "sliders for at most 5"
+        )
     return f"weight {weight:g} is unusually strong: most files are made for about 1, sliders for at most 5"
+
+
+def _strongest_layer(spec: AdapterSpec) -> tuple[float, str]:
+    """(the weight farthest from 0 that a layer of the file has, its block where the block's weight is not 1).
+
+    Curves are at their strongest at keyframes. Of a curve and a curve of blocks, whose keyframes may be at other
+    places, the strongest values are multiplied.
+    """
+    unet = spec.unet * (1.0 if spec.curve is None else max(spec.curve.values, key=abs))
+    blocks = [spec.blocks] if spec.block_curve is None else spec.block_curve.at_keyframes()
+    weight, block = 0.0, ""
+    for moment in (replace(spec, unet=unet, blocks=each) for each in blocks):
+        for layer_id in spec.file.adapters:
+            if abs(found := moment.weight_at(layer_id)) > abs(weight):
+                weight, block = found, layer_id.block if moment.block_weight_at(layer_id) != 1 else ""
+    return weight, block
 
 
 def text_encoder_curve_note(tag: LoraTag, file: LoraFile) -> str:

@@ -142,7 +142,13 @@ class BlockWeightCurve:
             total: the number of steps.
             sigma: as for `WeightCurve.at`.
         """
-        index, share = self.keyframes.locate(step, total, sigma)
+        return self._between_keyframes(*self.keyframes.locate(step, total, sigma))
+
+    def at_keyframes(self) -> list[BlockWeights]:
+        """The block weights at each keyframe; those between two keyframes lie between theirs."""
+        return [self._between_keyframes(index, 0.0) for index in range(len(self.values))]
+
+    def _between_keyframes(self, index: int, share: float) -> BlockWeights:
         start = self.values[index]
         end = self.values[index + 1] if share else start
         weights = {name: _between(start, end, name, share) for name in BLOCK_LABELS}

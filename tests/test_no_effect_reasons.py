@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lora_ext.adapter_spec import AdapterSpec, resolve_tag
+from lora_ext.adapter_spec import AdapterSpec, Presets, resolve_tag, spec_from_tag, strong_weight_note
 from lora_ext.block_weights import BLOCK_PRESETS, parse_block_weights
 from lora_ext.embedded import LORA_DIR
+from lora_ext.file.lora_file import LoraFile
 from lora_ext.file.lora_library import LoraLibrary
 from lora_ext.layer_names import TE, UNET, LayerId
 from lora_ext.lora_tags import parse_tag_items
@@ -66,13 +67,31 @@ def test_items_of_a_tag_that_change_nothing_are_named(items: str, says: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("weights", "strong"), [("12", "12"), ("1:-7.5", "-7.5"), ("-50:1", "-50"), ("5", ""), ("-5", ""), ("0.8", "")]
-)
-def test_a_weight_far_outside_the_usual_is_told(weights: str, strong: str) -> None:
-    """`<lora:framed:12>` was drawn without a word; 1.2 was meant."""
-    notes = resolve_tag(parse_tag_items(f"framed:{weights}".split(":")), LoraLibrary([LORA_DIR])).notes
+    ("items", "strong"),
+    [("12", "12"), ("1:-7.5", "-7.5"), ("-50:1", "-50"), ("5", ""), ("-5", ""), ("0.8", ""),
+     ("0@0,12@1", "12"), ("1@0,-8@0.3,1@1", "-8"), ("1:12@s14.6,0@s0.5", "12"), ("0@0,5@1", ""),
+     ("12@0,0@1", "12"), ("1:hr=9", "9"), ("9:hr=1", "9"), ("1:hr=0.5", ""), ("1:hr=1@0,7@1", "7"),
+     ("2:lbw=ALL5", "10 in block IN01"), ("12:lbw=ALL0.5", "6 in block IN01"), ("10:lbw=ALL0.5", ""),
+     ("2:lbw=ALL0.5@0;ALL4@1", "8 in block IN01"), ("1@0,2@1:lbw=ALL5", "10 in block IN01"),
+     ("0:1:lbw=ALL5", ""), ("1:0:lbw=BASE6", "6 in block BASE")],
+)  # fmt: skip
+def test_a_weight_far_outside_the_usual_is_told(items: str, strong: str) -> None:
+    """`<lora:framed:12>` was drawn without a word; 1.2 was meant. Curves and block weights say such weights too."""
+    sizes = {"ALL5": "1" + ",5" * 16, "ALL0.5": "0.5" + ",0.5" * 16, "ALL4": "1" + ",4" * 16, "BASE6": "6" + ",1" * 16}
+    file = LoraFile(dict.fromkeys((*LAYERS, *WORDS)))  # type: ignore[arg-type]
+    tag = parse_tag_items(f"framed:{items}".split(":"))
+    note = strong_weight_note(tag, spec_from_tag(tag, file, Presets(sizes)))
     told = f"weight {strong} is unusually strong: most files are made for about 1, sliders for at most 5"
-    assert notes == ((told,) if strong else ()) and not any("\n" in note for note in notes)
+    assert note == (told if strong else "")
+
+
+def test_a_weight_far_outside_the_usual_is_a_note_of_the_tag() -> None:
+    for items, strong in (("1@0,12@1", "12"), ("2:lbwe=OUT05:attn:-4", "-8 in block OUT05")):
+        notes = resolve_tag(parse_tag_items(f"framed:{items}".split(":")), LoraLibrary([LORA_DIR])).notes
+        assert notes == (
+            f"weight {strong} is unusually strong: most files are made for about 1, sliders for at most 5",
+        )
+    assert resolve_tag(parse_tag_items(["framed", "1"]), LoraLibrary([LORA_DIR])).notes == ()
 
 
 def test_the_text_encoder_acts_at_all_steps() -> None:

@@ -168,6 +168,13 @@ def test_a_tag_that_never_acts_is_reported(api: Client) -> None:
     assert api("POST", "/tag", json={"name": "not there", "step": "9-2"})["notes"] == []
 
 
+def test_the_weights_panel_is_told_of_a_weight_far_outside_the_usual(api: Client) -> None:
+    for fields in ({"te": 12.0}, {"curve": "0@0,12@1"}, {"hires": "12"}):
+        notes = api("POST", "/tag", json={"name": "one", **fields})["notes"]
+        assert notes == ["weight 12 is unusually strong: most files are made for about 1, sliders for at most 5"]
+    assert api("POST", "/tag", json={"name": "one", "te": 3.0, "lbw": ",".join(["1"] * 17)})["notes"] == []
+
+
 def test_a_share_of_all_steps_is_read_as_one(api: Client) -> None:
     assert api("POST", "/tag/read", json={"text": "<lora:one:1:step=1-1.0>"})["steps"] == {"start": "1", "stop": "1.0"}
 

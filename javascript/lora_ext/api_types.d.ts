@@ -1281,7 +1281,7 @@ export interface TagAnswer {
     tag: string;
     /** The prompt with the tag in it. */
     prompt: string;
-    /** What the tag will not do, a sentence each. */
+    /** What the tag will not do, and weights that look like a typing error, a sentence each. */
     notes: string[];
     /**
      * The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, steps, or noise

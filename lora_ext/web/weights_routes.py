@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from ..adapter_spec import resolve_tag
+from ..adapter_spec import resolve_tag, strong_weight_note
 from ..block_weights import BlockWeights, parse_block_weights
 from ..blocks import BASE, BLOCK_LABELS
 from ..errors import BlockError, LoraError, PromptError
@@ -106,7 +106,7 @@ class TagAnswer:
     Attributes:
         tag: The `<lora:…>` tag.
         prompt: The prompt with the tag in it.
-        notes: What the tag will not do, a sentence each.
+        notes: What the tag will not do, and weights that look like a typing error, a sentence each.
         curve: The U-Net's weight over the steps as (place, weight): places are shares of the pass from 0 to 1, steps,
             or noise levels (sigma), which fall; empty where the weight is constant.
         curve_over: What the places are.
@@ -302,7 +302,7 @@ def joined(prompt: str, text: str, separator: str) -> str:
 
 
 def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
-    """What a tag will not do, a sentence each; nothing about a file that is not there."""
+    """What a tag will not do, and weights that look like a typing error; nothing about a file that is not there."""
     with suppress(LoraError):
         spec = resolve_tag(lora_tag, app_state.library, app_state.backend.presets())
         blocks = {layer_id.block for layer_id in spec.file.adapters if layer_id.block}
@@ -310,7 +310,7 @@ def tag_notes(app_state: AppState, lora_tag: LoraTag) -> list[str]:
         missing = [
             name for name in BLOCK_LABELS if name in blocks and name != BASE and given is not None and name not in given
         ]
-        notes = [no_effect_reason(spec, spec.file.adapters)]
+        notes = [no_effect_reason(spec, spec.file.adapters), strong_weight_note(lora_tag, spec)]
         if missing:
             names = ", ".join(missing)
             notes.append(

@@ -43,6 +43,7 @@ export const PICTURE_SENTENCES = [
     "the rule {0} applies to no layer of the file{1}",
     "x={0} changes nothing: none of the block weights is X",
     "weight {0} is unusually strong: most files are made for about 1, sliders for at most 5",
+    "weight {0} in block {1} is unusually strong: most files are made for about 1, sliders for at most 5",
     "baked into {0}, {1} of {2} is left after rounding; mode live keeps all of it, and so does a model in fp16 or float32",
     "the change of all files",
     "its change",
