@@ -198,7 +198,7 @@ def test_whole_prompts_are_called_by_their_number(library: LoraLibrary) -> None:
 
 def test_weight_0_is_called_no_lora_where_none_is_left(library: LoraLibrary) -> None:
     assert [value.label for value in planned(library, "seed:1,2", "weight:0,0.5").y.values] == ["no LoRA", "weight 0.5"]
-    made = plan_sheet(ImageSpec(prompt="<lora:run:1> <lora:other:1>"), "weight run:0,1", "", "", library)
+    made = plan_sheet(ImageSpec(prompt="<lora:run:1> <lora:run-000030:1>"), "weight run:0,1", "", "", library)
     assert made.x.values[0].label == "weight 0"
 
 

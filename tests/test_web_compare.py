@@ -98,6 +98,14 @@ def test_a_run_that_is_dropped_saves_nothing_and_is_no_failure(api: Client) -> N
     assert not list(api.root.glob("loras/dropped*")) and not list(api.root.glob("outputs/train/dropped*/*.safetensors"))
 
 
+def test_a_sheet_whose_prompt_names_no_file_is_refused_before_the_model_is_loaded(api: Client) -> None:
+    """It was an error of the job, once the model was loaded; weight 0 was drawn."""
+    for tag in ("<lora:frame:1>", "<lora:frame:0>"):
+        asked = {**ONE_STEP, "prompt": f"a circle {tag}", "x": "seed:1-2"}
+        said = api("POST", "/compare", 400, json=asked)["error"]
+        assert said.startswith("no LoRA is called 'frame'; did you mean 'framed'? Correct the tag, or take it out")
+
+
 @pytest.mark.long
 def test_a_sheet_fills_while_it_is_drawn_and_is_gone_on_with(api: Client, trained: dict[str, Any]) -> None:
     asked = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..adapter_spec import Presets
-from ..errors import LoraError
+from ..errors import FileError, LoraError
 from ..file.lora_library import LoraLibrary
 from . import axes
 from .axis_kinds import Axis, AxisContext
@@ -75,8 +75,8 @@ def plan_sheet(
         The sheet's axes and the picture of each cell.
 
     Raises:
-        LoraError: an axis that cannot be parsed, a file that does not exist, an axis that another one overrides, or
-            more than `MAX_CELLS` cells.
+        LoraError: an axis that cannot be parsed, a file of an axis or a tag that does not exist, an axis that another
+            one overrides, or more than `MAX_CELLS` cells.
     """
     context = AxisContext(library, image_spec, presets or Presets())
     three = [axes.parse_axis(text, context) for text in (x, y, z)]
@@ -87,6 +87,7 @@ def plan_sheet(
     base = replace(image_spec, lora=axes.default_axis_lora(three, image_spec, image_spec.lora))
     cells = tuple(_cells(base, three))
     _check_overridden(base, three, cells)
+    _check_files(cells, library)
     x_axis, y_axis, z_axis = (_with_no_lora(axis, place, cells) for axis, place in zip(three, "xyz", strict=True))
     return SheetPlan(base, x_axis, y_axis, z_axis, cells)
 
@@ -111,6 +112,19 @@ def _check_overridden(base: ImageSpec, three: Sequence[Axis], cells: Sequence[Ce
             seen.setdefault(others, set()).add(cell.image_spec)
         if all(len(specs) == 1 for specs in seen.values()):
             raise LoraError(f"the axis {axis.text!r} has no effect: another axis sets the same; leave one of them out")
+
+
+def _check_files(cells: Sequence[Cell], library: LoraLibrary) -> None:
+    """Raises FileError for a tag whose file is not in the library: the whole sheet would be drawn without it.
+
+    Axes are applied before, so that a tag whose file an axis replaces is none.
+    """
+    for name in dict.fromkeys(tag.name for cell in cells for tag in cell.image_spec.tags()):
+        try:
+            library.find(name)
+        except FileError as error:
+            why = str(error) if str(error).endswith("?") else f"{error}."
+            raise FileError(f"{why} Correct the tag, or take it out of the prompt to draw without it") from None
 
 
 def _cells(base: ImageSpec, three: Sequence[Axis]) -> Iterable[Cell]:

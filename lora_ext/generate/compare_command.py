@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import reduce
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,7 +22,7 @@ from ..compare import build_sheet, sheet_plan
 from ..compare.axes import AXIS_KINDS
 from ..compare.cell_store import CellStore
 from ..compare.identical_cells import identical_cells_sentence
-from ..compare.image_spec import ImageSpec, remove_tags
+from ..compare.image_spec import ImageSpec
 from ..compare.scores import Scorer, find_training_images
 from ..compare.sheet_result import SheetResult
 from ..console import print_text
@@ -157,7 +156,7 @@ def compare(
         Paths of the sheets, numbers of cells, and the suggested weight.
 
     Raises:
-        LoraError: an axis or setting is invalid, or a file cannot be loaded.
+        LoraError: an axis or setting is invalid, or the file of an axis or a tag does not exist or cannot be loaded.
     """
     settings.checked()
     check_output_folder(out, "--out")
@@ -167,13 +166,10 @@ def compare(
     parse_sampling_plan(settings.sampler, settings.scheduler, settings.steps)
     image_spec = ImageSpec(**settings.image_fields(), lora=lora)
     planned = sheet_plan.plan_sheet(image_spec, x, y, z, library)
-    unknown = _unknown_tags(planned, library, None if settings.strict else lora)
     scorer = None if no_scores else create_scorer(images, clip, settings.device)
     store = CellStore(out)
     if given_settings.seed < 0:  # only now is something written: what is refused leaves no folder
         planned = _with_agreed_seed(planned, image_spec, (x, y, z), library, store)
-    if unknown:
-        planned = _without_tags(planned, unknown)
     for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
         print_text(with_help(text), file=sys.stderr)
     with StandaloneImageRenderer(settings, model, library) as renderer:
@@ -205,24 +201,6 @@ def _summary(result: SheetResult) -> ComparisonSummary:
     }
 
 
-def _unknown_tags(plan: sheet_plan.SheetPlan, library: LoraLibrary, asked: str | None) -> list[str]:
-    """Names of tags whose file is not in the library, each reported on standard error as `generate` does.
-
-    Axes are applied before, so that a tag whose file an axis replaces is none. Raises LoraError for the file `asked`,
-    which is what the sheet is about; for None in its place, for every one.
-    """
-    found = []
-    for name in dict.fromkeys(tag.name for cell in plan.cells for tag in cell.image_spec.tags()):
-        try:
-            library.find(name)
-        except LoraError as error:
-            if asked in (None, name):
-                raise
-            print_text(with_help(f"tag skipped: {error}"), file=sys.stderr)
-            found.append(name)
-    return found
-
-
 def _with_agreed_seed(
     plan: sheet_plan.SheetPlan,
     image_spec: ImageSpec,
@@ -233,13 +211,6 @@ def _with_agreed_seed(
     """The plan with the seed of the sheet that is resumed, or which other processes draw too; else with its own."""
     seed = store.agreed_seed(asdict(image_spec), axes, image_spec.seed)
     return plan if seed == image_spec.seed else sheet_plan.plan_sheet(replace(image_spec, seed=seed), *axes, library)
-
-
-def _without_tags(plan: sheet_plan.SheetPlan, names: Sequence[str]) -> sheet_plan.SheetPlan:
-    """The plan without the tags of these names."""
-    prompts = (reduce(remove_tags, names, cell.image_spec.prompt) for cell in plan.cells)
-    cells = (replace(c, image_spec=replace(c.image_spec, prompt=p)) for c, p in zip(plan.cells, prompts, strict=True))
-    return replace(plan, cells=tuple(cells))
 
 
 def create_scorer(images: Sequence[Path], clip: Path | None = None, device: str | None = None) -> Scorer:

@@ -191,6 +191,8 @@ export const FILE_SENTENCES = [
     "no layer of {0} has a rank to change ({1})",
     "every layer of {0} has weight 0; nothing would be left",
     "{0} has no LoRA layer to split ({1})",
+    "{0}. Correct the tag, or take it out of the prompt to draw without it",
+    "{0} Correct the tag, or take it out of the prompt to draw without it",
     "no LoRA is called {0}{1}",
     "there is no checkpoint {0}{1}",
     "{0} are {1} cells; a sheet has at most {2}",
