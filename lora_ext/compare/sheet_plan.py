@@ -123,8 +123,11 @@ def _check_files(cells: Sequence[Cell], library: LoraLibrary) -> None:
         try:
             library.find(name)
         except FileError as error:
-            why = str(error) if str(error).endswith("?") else f"{error}."
-            raise FileError(f"{why} Correct the tag, or take it out of the prompt to draw without it") from None
+            if str(error).endswith("?"):
+                text = f"{error} Correct the tag, or take it out of the prompt to draw without it"
+            else:
+                text = f"{error}. Correct the tag, or take it out of the prompt to draw without it"
+            raise FileError(text) from None
 
 
 def _cells(base: ImageSpec, three: Sequence[Axis]) -> Iterable[Cell]:
