@@ -19,6 +19,9 @@ _GROWTH, _RANGE = math.log(2e3), 10.0
 """A filter makes the wanted vectors exp(_GROWTH) times as long. Of random vectors, it may make the first one at most
 exp(_RANGE) times as long as the last one that is wanted, which float32 would lose otherwise."""
 
+_ROUNDING = 32 * torch.finfo(torch.float32).eps
+"""Share of ‖M‖·‖row‖ below which a number of M·rowᵀ may be rounding."""
+
 
 def accurate_dtype(tensor: Tensor) -> torch.dtype:
     """Returns the most accurate dtype of a tensor's device.
@@ -209,6 +212,18 @@ def _proven(gram: Tensor, values: Tensor, vectors: Tensor, images: Tensor, count
     return (spare[..., 0] > 0) & (torch.linalg.cholesky_ex(rest)[1] == 0)
 
 
+def _new_directions(block: Tensor, basis: Tensor, noise: Tensor) -> Tensor:
+    """Orthonormal columns for what a block (m, w) has beside the basis; none for a column that adds its noise only.
+
+    Where M has few directions, most of a block is in the basis already. What is left of it is rounding, of which QR
+    would make columns within the basis: a basis that is none, and then a ΔW that is another one.
+    """
+    q, r = torch.linalg.qr(block - basis @ (basis.T @ block))
+    q = q[:, r.diagonal().abs() > noise]
+    # twice is enough to be orthogonal (Giraud et al. 2005)
+    return torch.linalg.qr(q - basis @ (basis.T @ q))[0]
+
+
 def krylov(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
     """Computes a basis that nearly contains the first left singular vectors of a matrix.
 
@@ -228,22 +243,22 @@ def krylov(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor]:
     start = torch.randn(matrix.shape[1], rank + 8, generator=generator).to(matrix)
     basis = torch.linalg.qr(matrix @ start)[0]
     thin, width = basis.T @ matrix, basis.shape[1]
-    gram, errors = thin @ thin.T, [math.inf]
+    newest, gram, errors, blocks = thin, thin @ thin.T, [math.inf], 1
     while basis.shape[1] + width <= matrix.shape[0]:
-        if basis.shape[1] >= 3 * width:
+        if blocks >= 3:
             captured = float(torch.linalg.eigvalsh(gram.cpu())[-rank:].double().sum())
             errors.append(max(norm**2 - captured, 0.0))
             gain, before = errors[-2] - errors[-1], errors[-3] - errors[-2] if len(errors) > 3 else math.inf
             factor = min(max(gain / before if before > 0 and math.isfinite(before) else 0.5, 0.1), 0.9)
             if errors[-1] <= 1e-11 * norm**2 or gain * factor / (1 - factor) <= 1.5e-4 * errors[-1]:
                 break
-        block = matrix @ thin[-width:].T
-        for _ in range(2):  # twice is enough to be orthogonal (Giraud et al. 2005)
-            block = torch.linalg.qr(block - basis @ (basis.T @ block))[0]
+        block = _new_directions(matrix @ newest.T, basis, _ROUNDING * norm * torch.linalg.vector_norm(newest, dim=1))
+        if block.shape[1] == 0:  # the basis has all that M has
+            break
         rows = block.T @ matrix
         cross = thin @ rows.T
         gram = torch.cat([torch.cat([gram, cross], dim=1), torch.cat([cross.T, rows @ rows.T], dim=1)])
-        basis, thin = torch.cat([basis, block], dim=1), torch.cat([thin, rows])
+        basis, thin, newest, blocks = torch.cat([basis, block], dim=1), torch.cat([thin, rows]), rows, blocks + 1
     # the few directions that matter: the caller's float64 then works on these alone
     rotation = torch.linalg.eigh(gram.cpu())[1][:, -width:].to(matrix)
     return basis @ rotation, rotation.T @ thin

@@ -176,6 +176,23 @@ def test_a_fixed_rank_of_a_dense_delta(shape: tuple[int, int]) -> None:
     assert float((best.low_rank.delta() - delta).norm()) <= 1.001 * float(np.linalg.norm(values[4:])) + 1e-5
 
 
+@pytest.mark.parametrize("shape", [(768, 768), (512, 1500), (2000, 640)])
+@pytest.mark.parametrize("directions", [1, 4, 16, 30, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_large_delta_of_few_directions(shape: tuple[int, int], directions: int, seed: int) -> None:
+    """A merged LoRA that is extracted again: all that is left beside its directions is the rounding of W."""
+    generator = torch.Generator().manual_seed(seed)
+    up, down, weight = (
+        torch.randn(size, generator=generator) for size in ((shape[0], directions), (directions, shape[1]), shape)
+    )
+    weight, change = weight * 0.02, up @ down * 0.005
+    delta = (weight + change) - weight
+    best = approximate_delta(delta, 16)
+    error = float(torch.linalg.vector_norm((best.low_rank.delta() - delta).double()))
+    squares = torch.linalg.svdvals(delta.double()).square()
+    assert error <= float(squares[16:].sum().sqrt()) * 1.0001 + 3e-6 * float(squares.sum().sqrt())
+
+
 def test_small_singular_values_of_a_dense_delta_are_found() -> None:
     """A ΔW of rank 4 at rank 4: nothing is lost, also where float32's Gram matrix has rounded the last value away."""
     left, right = (np.linalg.qr(np.random.default_rng(n).normal(size=(size, 4)))[0] for n, size in enumerate((30, 20)))
