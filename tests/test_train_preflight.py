@@ -226,6 +226,22 @@ def test_modes_without_pictures_speak_of_prompts() -> None:
     assert "1 prompt × 100 repeats" in text and "prompts by size: 64x64" in text and "pictures" not in text
 
 
+def test_prompts_that_are_kept_are_named_apart() -> None:
+    wanted = Recipe(  # type: ignore[arg-type]
+        mode="slider",
+        original_prompt="shape",
+        keep_prompts="a red circle",
+        resolution="64",
+        max_train_steps=50,
+        **SIDES,
+    )
+    text = run_preflight(load_training_data(wanted), count_tokens=words).text()
+    assert (
+        "\nprompts: 1 prompt × 50 repeats" in f"\n{text}"
+        and "\nprompts kept as they are: 2 prompts × 25 repeats" in text
+    )
+
+
 def test_an_empty_regularisation_folder_means_none(folder: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "none").mkdir()
     assert any(

@@ -46,7 +46,7 @@ class PromptDataset(Dataset):
         rows = BATCHES_PER_EPOCH * recipe.train_batch_size / len(groups)
         subsets = tuple(
             Subset(
-                Path("prompts"),
+                Path("prompts kept as they are" if group is kept else "prompts"),
                 (),
                 math.ceil(rows / len(group)),
                 bucket_rules=rules,
