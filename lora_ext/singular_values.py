@@ -220,6 +220,8 @@ def _new_directions(block: Tensor, basis: Tensor, noise: Tensor) -> Tensor:
     """
     q, r = torch.linalg.qr(block - basis @ (basis.T @ block))
     q = q[:, r.diagonal().abs() > noise]
+    if not q.shape[1]:  # not every device has a QR of no column
+        return q
     # twice is enough to be orthogonal (Giraud et al. 2005)
     return torch.linalg.qr(q - basis @ (basis.T @ q))[0]
 
