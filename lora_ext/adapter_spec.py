@@ -265,10 +265,11 @@ def strong_weight_note(tag: LoraTag, spec: AdapterSpec) -> str:
     Returns:
         A sentence with the strongest weight that a layer of the file has in a step, of the hires pass too.
     """
-    hires = tag.for_hires_pass()
-    passes = (spec, replace(spec, te=hires.encoded_te, unet=hires.unet, curve=hires.unet_curve))
-    strongest = [_strongest_layer(each) for each in (passes if tag.hires else passes[:1])]
-    weight, block = max(strongest, key=lambda found: abs(found[0]))
+    passes = [spec]
+    if tag.hires:
+        hires = tag.for_hires_pass()
+        passes.append(replace(spec, te=hires.encoded_te, unet=hires.unet, curve=hires.unet_curve))
+    weight, block = max(map(_strongest_layer, passes), key=lambda found: abs(found[0]))
     if abs(weight) <= MOST_USUAL_WEIGHT:
         return ""
     if block:  # the number stands nowhere in the tag: it is a product

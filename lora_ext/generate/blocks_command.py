@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -150,11 +151,7 @@ def _analyse_images(
     settings = with_size_and_seed(settings, model, None)
     image_spec = ImageSpec(**settings.image_fields(), lora=library.shortest_name(library.find(lora)))
     seed_list = [int(seed) for seed in axis_values.parse_number_list(seeds, "seeds", whole=True)] if seeds else []
-    bar = SheetProgressBar()
-    try:
-        with StandaloneImageRenderer(settings, model, library) as renderer:
-            return block_analysis.analyse_by_images(
-                image_spec, layout, way, renderer, store, seeds=seed_list, batch=batch, on_progress=bar
-            )
-    finally:
-        bar.close()
+    with closing(SheetProgressBar()) as bar, StandaloneImageRenderer(settings, model, library) as renderer:
+        return block_analysis.analyse_by_images(
+            image_spec, layout, way, renderer, store, seeds=seed_list, batch=batch, on_progress=bar
+        )

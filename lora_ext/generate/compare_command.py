@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
@@ -172,14 +173,10 @@ def compare(
         planned = _with_agreed_seed(planned, image_spec, (x, y, z), library, store)
     for text in tag_warnings(image_spec.prompt, image_spec.negative_prompt):
         print_text(with_help(text), file=sys.stderr)
-    with StandaloneImageRenderer(settings, model, library) as renderer:
-        bar = SheetProgressBar(quiet=json)
-        try:
-            result = build_sheet.build_sheet(
-                planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar, write_pages=rank == 0
-            )
-        finally:
-            bar.close()
+    with StandaloneImageRenderer(settings, model, library) as renderer, closing(SheetProgressBar(quiet=json)) as bar:
+        result = build_sheet.build_sheet(
+            planned, renderer, store, batch=batch, scorer=scorer, on_progress=bar, write_pages=rank == 0
+        )
         fits = [str(fit) for fit in renderer.fits.values() if not fit.ok]
     for text in fits:
         print_text(with_help(text), file=sys.stderr)
